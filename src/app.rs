@@ -1,0 +1,419 @@
+//! Composition root: `Config` → running service. The order of start and of shutdown is here.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix_web::App as Actix;
+use actix_web::HttpServer;
+use actix_web::dev::ServerHandle;
+use actix_web::middleware::from_fn;
+use actix_web::web::Data;
+use anyhow::Context;
+use chrono::{DateTime, Utc};
+use openssl::ssl::{SslAcceptor, SslAcceptorBuilder, SslFiletype, SslMethod, SslVerifyMode};
+use prometheus::Registry;
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::ca::Archive;
+use crate::ca::Ca;
+use crate::ca::Clock;
+use crate::ca::Ledger;
+use crate::ca::Signer;
+use crate::ca::clock::ClockWatch;
+use crate::config::Config;
+use crate::config::HsmSection;
+use crate::config::decode_hex;
+use crate::db;
+use crate::hsm;
+use crate::http;
+use crate::http::certificates::Deadline;
+use crate::http::middleware::Around;
+use crate::http::middleware::Flights;
+use crate::http::principal::Principals;
+use crate::metrics::HsmMetrics;
+use crate::metrics::HttpMetrics;
+use crate::metrics::IssuanceMetrics;
+use crate::metrics::LedgerMetrics;
+
+/// How often the table of principals is read again.
+const PRINCIPALS_EVERY: Duration = Duration::from_millis(500);
+/// How often open intents are looked for.
+const RECOVER_EVERY: Duration = Duration::from_millis(500);
+/// How often the service's clock is held against the database's.
+const COMPARE_CLOCKS_EVERY: Duration = Duration::from_secs(1);
+/// Time for requests in flight to be answered at shutdown.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+/// Time for the listeners' threads to end after that.
+const WORKERS_GONE_MAX: Duration = Duration::from_secs(1);
+/// How long keep-alive connections are told to close before the listener does.
+const DRAIN_MIN: Duration = Duration::from_millis(500);
+
+/// The system's clock: the only place that reads it.
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    #[allow(clippy::disallowed_methods, reason = "the clock's one home")]
+    fn now(&self) -> DateTime<Utc> {
+        Utc::now()
+    }
+}
+
+/// A running service.
+pub struct App {
+    ca: Arc<Ca>,
+    hsm: Arc<hsm::Hsm>,
+    flights: Arc<Flights>,
+    servers: Vec<ServerHandle>,
+    /// Where the API listens.
+    pub api: SocketAddr,
+    /// Where operations listens.
+    pub operations: SocketAddr,
+}
+
+impl App {
+    /// Checks the database, opens the HSM, starts the listeners.
+    ///
+    /// An HSM that does not answer, or holds a wrong key, does not keep the listeners down: they
+    /// answer 503 and `/readyz` says why, until it is put right.
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        let registry = Registry::new();
+        register_process_metrics(&registry)?;
+        let issuance = Arc::new(IssuanceMetrics::new(&registry)?);
+        let http_metrics = Arc::new(HttpMetrics::new(&registry)?);
+        let clock = Arc::new(SystemClock);
+
+        let database = database_config(&config)?;
+        db::check::startup(&database, clock.as_ref()).await?;
+        let ledger =
+            db::ledger::PgLedger::start(&database, &Arc::new(LedgerMetrics::new(&registry)?))?;
+        let archive = Arc::new(db::archive::PgArchive::new(&database)?);
+        // Of their own: no search, however slow, keeps a disabled station's row from being read.
+        let watch = db::config::DbConfig {
+            archive_connections_max: 2,
+            ..database.clone()
+        };
+        let watch: Arc<dyn Archive> = Arc::new(db::archive::PgArchive::new(&watch)?);
+
+        let hsm = hsm::Hsm::start(
+            token_configs(&config),
+            &Arc::new(HsmMetrics::new(&registry)?),
+        );
+
+        for issuer in &config.issuers {
+            issuance
+                .issuer_not_after
+                .with_label_values(&[&issuer.name])
+                .set(issuer.validity.not_after.timestamp());
+        }
+        let ca = Arc::new(Ca {
+            issuers: config
+                .issuers
+                .iter()
+                .map(|i| (i.name.clone(), i.clone()))
+                .collect(),
+            profiles: config
+                .profiles
+                .iter()
+                .map(|p| (p.name.clone(), p.clone()))
+                .collect(),
+            instance: config.instance,
+            signer: Arc::clone(&hsm) as Arc<dyn Signer>,
+            ledger: ledger as Arc<dyn Ledger>,
+            archive: archive as Arc<dyn Archive>,
+            clock,
+            clock_watch: ClockWatch::default(),
+            metrics: issuance.clone(),
+        });
+
+        let principals = Data::new(Principals::default());
+        principals.replace(
+            ca.archive
+                .principals()
+                .await
+                .context("reading the principals")?,
+        );
+        tokio::spawn(keep_principals(watch.clone(), principals.clone()));
+        tokio::spawn(keep_recovering(ca.clone()));
+        tokio::spawn(keep_comparing_clocks(ca.clone(), watch));
+
+        let flights = Arc::new(Flights::default());
+        let around = Data::new(Around {
+            flights: flights.clone(),
+            http: http_metrics,
+            issuance,
+        });
+        let (api, api_handle) = serve_api(&config, &ca, principals, around)?;
+        let (operations, operations_handle) = serve_operations(&config, &ca, registry, &flights)?;
+        tracing::info!(%api, %operations, version = env!("CARGO_PKG_VERSION"), "listening");
+        Ok(Self {
+            ca,
+            hsm,
+            flights,
+            servers: vec![api_handle, operations_handle],
+            api,
+            operations,
+        })
+    }
+
+    /// Waits until a certificate could be issued by every issuer, or `timeout` passes.
+    pub async fn ready(&self, timeout: Duration) -> Result<(), String> {
+        let end = Instant::now() + timeout;
+        loop {
+            let state = self
+                .ca
+                .issuers
+                .keys()
+                .try_for_each(|name| self.ca.signer.ready(name))
+                .and_then(|()| self.ca.ledger.ready());
+            if state.is_ok() || Instant::now() >= end {
+                return state;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Answers or cleanly refuses what is in flight, then stops.
+    pub async fn stop(self) {
+        self.flights.drain();
+        let start = Instant::now();
+        while start.elapsed() < DRAIN_MIN
+            || (self.flights.in_flight() > 0 && start.elapsed() < DRAIN_MAX)
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        futures_util::future::join_all(self.servers.iter().map(|server| server.stop(true))).await;
+        workers_gone().await;
+        let hsm = self.hsm;
+        // The HSM's threads are joined; that must not hold up the runtime.
+        tokio::task::spawn_blocking(move || hsm.shutdown())
+            .await
+            .ok();
+        tracing::info!(in_flight = self.flights.in_flight(), "stopped");
+    }
+}
+
+/// Waits until the listeners' worker threads have ended. They free their TLS state as they go: a
+/// process that exits under them takes OpenSSL away while they use it, and dies of it.
+async fn workers_gone() {
+    let is_worker = |task: std::fs::DirEntry| {
+        std::fs::read_to_string(task.path().join("comm"))
+            .is_ok_and(|c| c.starts_with("actix-server"))
+    };
+    let end = Instant::now() + WORKERS_GONE_MAX;
+    while Instant::now() < end
+        && let Ok(tasks) = std::fs::read_dir("/proc/self/task")
+        && tasks.flatten().any(is_worker)
+    {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn serve_api(
+    config: &Config,
+    ca: &Arc<Ca>,
+    principals: Data<Principals>,
+    around: Data<Around>,
+) -> anyhow::Result<(SocketAddr, ServerHandle)> {
+    let ca = Data::from(ca.clone());
+    let deadline = Data::new(Deadline(config.deadline));
+    let server = HttpServer::new(move || {
+        Actix::new()
+            .app_data(ca.clone())
+            .app_data(deadline.clone())
+            .app_data(principals.clone())
+            .app_data(around.clone())
+            .wrap(from_fn(http::middleware::around))
+            .configure(http::api)
+    });
+    let section = &config.raw.http;
+    let server = server
+        .workers(if section.workers == 0 {
+            std::thread::available_parallelism().map_or(2, usize::from)
+        } else {
+            section.workers
+        })
+        .max_connections(section.connections_max)
+        .client_request_timeout(Duration::from_secs(10))
+        .client_disconnect_timeout(Duration::from_secs(1))
+        .tls_handshake_timeout(Duration::from_secs(5))
+        .keep_alive(Duration::from_secs(75))
+        .shutdown_timeout(2)
+        .disable_signals()
+        .on_connect(http::principal::remember_peer)
+        .bind_openssl(section.listen, tls_acceptor(config)?)
+        .with_context(|| format!("listening on {}", section.listen))?;
+    let address = server.addrs().first().copied().unwrap_or(section.listen);
+    let server = server.run();
+    let handle = server.handle();
+    tokio::spawn(server);
+    Ok((address, handle))
+}
+
+fn serve_operations(
+    config: &Config,
+    ca: &Arc<Ca>,
+    registry: Registry,
+    flights: &Arc<Flights>,
+) -> anyhow::Result<(SocketAddr, ServerHandle)> {
+    let ca = Data::from(ca.clone());
+    let registry = Data::new(registry);
+    let flights = Data::new(flights.clone());
+    let listen = config.raw.operations.listen;
+    let server = HttpServer::new(move || {
+        Actix::new()
+            .app_data(ca.clone())
+            .app_data(registry.clone())
+            .app_data(flights.clone())
+            .configure(http::operations)
+    });
+    let server = server
+        .workers(1)
+        .max_connections(64)
+        .client_request_timeout(Duration::from_secs(5))
+        .shutdown_timeout(1)
+        .disable_signals()
+        .bind(listen)
+        .with_context(|| format!("listening on {listen}"))?;
+    let address = server.addrs().first().copied().unwrap_or(listen);
+    let server = server.run();
+    let handle = server.handle();
+    tokio::spawn(server);
+    Ok((address, handle))
+}
+
+/// TLS 1.2 and 1.3; a client certificate is asked for, and one that does not verify ends the handshake.
+fn tls_acceptor(config: &Config) -> anyhow::Result<SslAcceptorBuilder> {
+    let section = &config.raw.http;
+    let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server())?;
+    acceptor
+        .set_certificate_chain_file(&section.certificate)
+        .with_context(|| section.certificate.display().to_string())?;
+    acceptor
+        .set_private_key_file(&section.private_key, SslFiletype::PEM)
+        .with_context(|| section.private_key.display().to_string())?;
+    acceptor
+        .check_private_key()
+        .context("http.private_key does not belong to http.certificate")?;
+    acceptor
+        .set_ca_file(&section.client_ca)
+        .with_context(|| section.client_ca.display().to_string())?;
+    acceptor.set_client_ca_list(openssl::x509::X509Name::load_client_ca_file(
+        &section.client_ca,
+    )?);
+    acceptor.set_verify(SslVerifyMode::PEER);
+    // Without it a resumed session with a client certificate is refused (alert 80).
+    acceptor.set_session_id_context(b"certfactory")?;
+    Ok(acceptor)
+}
+
+async fn keep_principals(watch: Arc<dyn Archive>, principals: Data<Principals>) {
+    loop {
+        tokio::time::sleep(PRINCIPALS_EVERY).await;
+        // While the database is down the last table stands: nobody gains a right by it.
+        if let Ok(table) = watch.principals().await {
+            principals.replace(table);
+        }
+    }
+}
+
+async fn keep_comparing_clocks(ca: Arc<Ca>, watch: Arc<dyn Archive>) {
+    loop {
+        // While the database is down there is nothing to compare with, and nothing is issued.
+        ca.compare_clocks(watch.as_ref()).await.ok();
+        tokio::time::sleep(COMPARE_CLOCKS_EVERY).await;
+    }
+}
+
+async fn keep_recovering(ca: Arc<Ca>) {
+    loop {
+        match ca.recover().await {
+            Ok(count) if count > 0 => tracing::info!(count, "took over open intents"),
+            _ => tokio::time::sleep(RECOVER_EVERY).await,
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn register_process_metrics(registry: &Registry) -> prometheus::Result<()> {
+    registry.register(Box::new(
+        prometheus::process_collector::ProcessCollector::for_self(),
+    ))
+}
+
+/// The ledger's connection settings.
+pub fn database_config(config: &Config) -> anyhow::Result<db::config::DbConfig> {
+    let database = &config.raw.database;
+    Ok(db::config::DbConfig {
+        url: database_url(&database.url, config.database_password.as_ref())?,
+        archive_connections_max: database.archive_connections,
+    })
+}
+
+/// A database's address; the password joins it only here.
+pub fn database_url(url: &str, password: Option<&SecretString>) -> anyhow::Result<SecretString> {
+    match password {
+        None => Ok(SecretString::from(url.to_owned())),
+        Some(password) => with_password(url, password)
+            .context("a password_file needs an address of the form postgres://role@host/database"),
+    }
+}
+
+/// `postgres://role@host/…` with the password, each octet of it percent-encoded.
+fn with_password(url: &str, password: &SecretString) -> Option<SecretString> {
+    let (scheme, rest) = url.split_once("://")?;
+    let (role, place) = rest.split_once('@')?;
+    let encoded: String = password
+        .expose_secret()
+        .bytes()
+        .map(|b| format!("%{b:02X}"))
+        .collect();
+    Some(SecretString::from(format!(
+        "{scheme}://{role}:{encoded}@{place}"
+    )))
+}
+
+/// The tokens, each with the issuer keys it must hold.
+#[must_use]
+pub fn token_configs(config: &Config) -> Vec<hsm::TokenConfig> {
+    let tokens = config.raw.hsm.iter().zip(&config.pins);
+    tokens
+        .map(|(section, pin)| {
+            let issuers = config
+                .raw
+                .issuer
+                .iter()
+                .zip(&config.issuers)
+                .filter(|(issuer, _)| issuer.hsm == section.name);
+            let keys = issuers.map(|(section, issuer)| hsm::KeyConfig {
+                issuer: issuer.name.clone(),
+                label: section.key_label.clone(),
+                id: section.key_id.as_deref().and_then(decode_hex),
+                spki_der: issuer.public_key.as_der().to_vec(),
+                algorithm: issuer.signature_algorithm,
+            });
+            token_config(section, pin.clone(), keys.collect())
+        })
+        .collect()
+}
+
+/// One token.
+#[must_use]
+pub fn token_config(
+    section: &HsmSection,
+    pin: SecretString,
+    keys: Vec<hsm::KeyConfig>,
+) -> hsm::TokenConfig {
+    hsm::TokenConfig {
+        name: section.name.clone(),
+        module: section.module.clone(),
+        token_label: section.token_label.clone(),
+        token_serial: section.token_serial.clone(),
+        pin,
+        sessions: section.sessions,
+        queue_depth_max: section.queue_depth_max,
+        hung_after_ms: section.hung_after_ms,
+        recover_module: section.recover_module,
+        keys,
+    }
+}

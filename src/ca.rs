@@ -1,0 +1,375 @@
+//! The certification authority, and the four ports it needs: [`Signer`], [`Ledger`], [`Archive`], [`Clock`].
+//!
+//! Ports are implemented by the rooms beside this one (`hsm`, `db`) and handed in as `Arc<dyn …>`.
+
+pub mod clock;
+pub mod error;
+pub mod issue;
+pub mod recover;
+
+use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc, time::Instant};
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use crate::pki::{
+    certificate::{Signature, SignedCertificate},
+    issuer::Issuer,
+    name::Subject,
+    profile::Profile,
+    serial::{InstanceByte, SerialNumber},
+    tbs::ToBeSigned,
+    validity::Validity,
+};
+
+/// What an async port method returns.
+pub type PortFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Signs with issuer keys that never leave the HSM.
+pub trait Signer: Send + Sync {
+    /// Signs the linted bytes with the key of the named issuer.
+    ///
+    /// Returns by `deadline` whatever the HSM does. The signature is in X.509 form and not yet verified.
+    fn sign<'a>(
+        &'a self,
+        issuer: &'a str,
+        tbs: &'a dyn ToBeSigned,
+        deadline: Instant,
+    ) -> PortFuture<'a, Result<Signature, SignerFault>>;
+
+    /// `Err(reason)` when the named issuer could not sign now. Never blocks.
+    fn ready(&self, issuer: &str) -> Result<(), String>;
+
+    /// Tells the signer that a signature it made did not verify: it must prove the key again
+    /// before it signs anything else for this issuer.
+    fn distrust(&self, issuer: &str);
+}
+
+/// Why the HSM did not sign. All are the neighbour's fault: 503.
+#[derive(Debug, thiserror::Error)]
+pub enum SignerFault {
+    /// The HSM or its token is down; the text names the PKCS#11 function and return value.
+    #[error("the HSM is unavailable: {0}")]
+    Unavailable(String),
+    /// More requests wait than can be signed in time.
+    #[error("the HSM queue is full")]
+    Overloaded,
+    /// The HSM did not answer by the deadline.
+    #[error("the HSM did not answer in time")]
+    Deadline,
+}
+
+/// A certificate that is about to be made: everything about it but the signature. Immutable.
+#[derive(Clone, Debug)]
+pub struct Intent {
+    /// UUIDv7, made by the service, so that storing an intent twice is storing it once.
+    pub id: Uuid,
+    /// Unique for ever.
+    pub serial_number: SerialNumber,
+    /// Issuer's name.
+    pub issuer: String,
+    /// Profile's name.
+    pub profile: String,
+    /// [`Profile::sha256`].
+    pub profile_sha256: [u8; 32],
+    /// Who asked: the principal's name.
+    pub principal: String,
+    /// 1 to 128 printable ASCII characters.
+    pub idempotency_key: Option<String>,
+    /// SHA-256 over the canonical request: profile, key, subject, order.
+    pub request_sha256: [u8; 32],
+    /// Work order, where one was named.
+    pub order: Option<String>,
+    /// Device identity, unique among live certificates of the slot.
+    pub device: String,
+    /// See [`Profile::slot`].
+    pub slot: String,
+    /// The whole subject.
+    pub subject: Subject,
+    /// The thing AWS IoT will make.
+    pub thing_name: Option<String>,
+    /// SHA-256 over the device's `SubjectPublicKeyInfo`, certified once.
+    pub spki_sha256: [u8; 32],
+    /// Validity.
+    pub validity: Validity,
+    /// The exact bytes to sign.
+    pub tbs: Vec<u8>,
+}
+
+/// What the ledger says of an intent.
+#[derive(Debug)]
+pub enum Reservation {
+    /// Durable. Serial, device, key and idempotency key are this request's alone.
+    Reserved,
+    /// Something it claims is taken. At least one entry.
+    Taken(Vec<Prior>),
+}
+
+/// An earlier intent that holds what a new one claims.
+#[derive(Debug)]
+pub struct Prior {
+    /// What both claim; one entry a claim.
+    pub claim: Claim,
+    /// The earlier intent.
+    pub intent: Intent,
+    /// Its certificate; `None` while the intent is open.
+    pub certificate: Option<CertificateRecord>,
+}
+
+/// The things that only one intent may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// (principal, idempotency key)
+    Idempotency,
+    /// (slot, device)
+    Device,
+    /// public key
+    PublicKey,
+    /// serial number: a broken random source
+    SerialNumber,
+}
+
+/// A certificate as the ledger holds it.
+#[derive(Clone, Debug)]
+pub struct CertificateRecord {
+    /// The intent it fulfils.
+    pub intent: Intent,
+    /// The certificate, DER.
+    pub der: Vec<u8>,
+    /// SHA-256 over `der`: AWS IoT's certificateId.
+    pub fingerprint: [u8; 32],
+    /// Database time of its recording.
+    pub issued_at: DateTime<Utc>,
+    /// Gapless position in the log.
+    pub log_index: i64,
+    /// Where it stands in its life.
+    pub status: Status,
+}
+
+/// Where a certificate stands in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Issued.
+    Issued,
+}
+
+impl Status {
+    /// The word in REST answers and filters.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Issued => "issued",
+        }
+    }
+
+    /// The inverse of [`Self::as_str`].
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        (word == "issued").then_some(Self::Issued)
+    }
+}
+
+/// The durable record of what was intended and what was issued.
+pub trait Ledger: Send + Sync {
+    /// Makes the intent durable, or says what it collides with. Safe to repeat with the same intent.
+    fn reserve(
+        &self,
+        intent: Intent,
+        deadline: Instant,
+    ) -> PortFuture<'_, Result<Reservation, LedgerFault>>;
+
+    /// Makes the certificate durable and gives it its place in the log. The first one recorded
+    /// for an intent wins: the answer holds the winner's bytes, which may be another replica's.
+    fn record(
+        &self,
+        intent: Intent,
+        certificate: SignedCertificate,
+        deadline: Instant,
+    ) -> PortFuture<'_, Result<CertificateRecord, LedgerFault>>;
+
+    /// What became of an intent; `None` while it is open.
+    fn outcome(&self, intent: Uuid) -> PortFuture<'_, Result<Option<Outcome>, LedgerFault>>;
+
+    /// Takes over up to `limit` open intents whose maker's lease has run out, and leases them
+    /// (database time). Taking over saves work, it is not what keeps a certificate single.
+    fn take_over(&self, limit: i64) -> PortFuture<'_, Result<Vec<Intent>, LedgerFault>>;
+
+    /// Gives up an open intent for ever: its serial is burned, its device and key are free again.
+    /// Has no effect on one that has an outcome.
+    fn abandon(&self, intent: Uuid, reason: String) -> PortFuture<'_, Result<(), LedgerFault>>;
+
+    /// `Err(reason)` when nothing could be recorded now. Never blocks.
+    fn ready(&self) -> Result<(), String>;
+}
+
+/// The end of an intent.
+#[derive(Clone, Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one at a time, and almost always the large one"
+)]
+pub enum Outcome {
+    /// A certificate.
+    Issued(CertificateRecord),
+    /// None, ever.
+    Abandoned,
+}
+
+/// Why the database did not do it. All are the neighbour's fault: 503.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerFault {
+    /// The database is down, read-only, or refuses.
+    #[error("the database is unavailable: {0}")]
+    Unavailable(String),
+    /// More work waits than can be stored in time.
+    #[error("the ledger queue is full")]
+    Overloaded,
+    /// The database did not answer by the deadline; the outcome is unknown and is settled later.
+    #[error("the database did not answer in time")]
+    Deadline,
+}
+
+/// Reads the ledger, on connections of its own: reading never slows issuing.
+pub trait Archive: Send + Sync {
+    /// One certificate.
+    fn certificate(
+        &self,
+        serial_number: SerialNumber,
+    ) -> PortFuture<'_, Result<Option<CertificateRecord>, LedgerFault>>;
+
+    /// One page, newest first.
+    fn search(
+        &self,
+        filter: SearchFilter,
+        limit: i64,
+        cursor: Option<Uuid>,
+    ) -> PortFuture<'_, Result<Page, LedgerFault>>;
+
+    /// The database's time.
+    fn now(&self) -> PortFuture<'_, Result<DateTime<Utc>, LedgerFault>>;
+
+    /// All principals, by the SHA-256 of their client certificate's public key.
+    fn principals(&self) -> PortFuture<'_, Result<Vec<Principal>, LedgerFault>>;
+}
+
+/// Everything given must hold.
+#[derive(Clone, Debug, Default)]
+pub struct SearchFilter {
+    /// Subject CN.
+    pub cn: Option<String>,
+    /// Device identity.
+    pub device: Option<String>,
+    /// Subject serialNumber.
+    pub device_serial: Option<String>,
+    /// Certificate serial number.
+    pub serial_number: Option<SerialNumber>,
+    /// SHA-256 over the certificate.
+    pub fingerprint: Option<[u8; 32]>,
+    /// SHA-256 over the public key.
+    pub spki: Option<[u8; 32]>,
+    /// Profile's name.
+    pub profile: Option<String>,
+    /// Issuer's name.
+    pub issuer: Option<String>,
+    /// Principal's name.
+    pub station: Option<String>,
+    /// Work order.
+    pub order: Option<String>,
+    /// Batch.
+    pub batch: Option<String>,
+    /// Status.
+    pub status: Option<Status>,
+    /// `issued_at` at or after.
+    pub issued_after: Option<DateTime<Utc>>,
+    /// `issued_at` before.
+    pub issued_before: Option<DateTime<Utc>>,
+}
+
+/// One page of a search.
+#[derive(Debug)]
+pub struct Page {
+    /// Newest first.
+    pub items: Vec<CertificateRecord>,
+    /// Where the next page starts; `None` at the end.
+    pub next: Option<Uuid>,
+}
+
+/// Somebody who may use the service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Principal {
+    /// Unique name, `[A-Za-z0-9._-]{1,64}`.
+    pub name: String,
+    /// What they may do.
+    pub role: Role,
+    /// A disabled principal may do nothing.
+    pub disabled: bool,
+    /// SHA-256 over the `SubjectPublicKeyInfo` of their client certificate.
+    pub spki_sha256: [u8; 32],
+}
+
+/// What a principal may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Issues, and reads its own.
+    Station,
+    /// Issues, reads everything, runs orders, batches, revocations.
+    Operator,
+    /// Reads everything and nothing else.
+    Auditor,
+    /// Runs stations, profiles, issuers.
+    Administrator,
+}
+
+impl Role {
+    /// The word in the table, in messages and in the log.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Station => "station",
+            Self::Operator => "operator",
+            Self::Auditor => "auditor",
+            Self::Administrator => "administrator",
+        }
+    }
+
+    /// The inverse of [`Self::as_str`].
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        [
+            Self::Station,
+            Self::Operator,
+            Self::Auditor,
+            Self::Administrator,
+        ]
+        .into_iter()
+        .find(|role| role.as_str() == word)
+    }
+}
+
+/// The time of day, and chance: arguments, so that tests can turn them.
+pub trait Clock: Send + Sync {
+    /// Now, to the second or finer.
+    fn now(&self) -> DateTime<Utc>;
+}
+
+/// The certification authority: who it is, and its neighbours.
+pub struct Ca {
+    /// By name.
+    pub issuers: HashMap<String, Arc<Issuer>>,
+    /// By name.
+    pub profiles: HashMap<String, Arc<Profile>>,
+    /// First octet of every serial number made here.
+    pub instance: InstanceByte,
+    /// The HSM.
+    pub signer: Arc<dyn Signer>,
+    /// The database, for writing.
+    pub ledger: Arc<dyn Ledger>,
+    /// The database, for reading.
+    pub archive: Arc<dyn Archive>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Whether it can be trusted.
+    pub clock_watch: clock::ClockWatch,
+    /// What it counts.
+    pub metrics: Arc<crate::metrics::IssuanceMetrics>,
+}

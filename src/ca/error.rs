@@ -1,0 +1,80 @@
+//! Why an issuance did not end in a certificate: the station's fault, a neighbour's, or ours.
+
+use crate::ca::LedgerFault;
+use crate::ca::SignerFault;
+use crate::pki::csr::CsrFault;
+use crate::pki::lint::LintFault;
+use crate::pki::lint::TbsFault;
+use crate::pki::profile::Refusal;
+use crate::pki::serial::SerialNumber;
+use crate::pki::validity::ValidityFault;
+
+/// Every way an issuance ends without a certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum IssueError {
+    // The station's fault: the same request will be refused again.
+    /// No profile of this name.
+    #[error("there is no profile `{0}`")]
+    UnknownProfile(String),
+    /// The certification request itself is refused.
+    #[error(transparent)]
+    Csr(#[from] CsrFault),
+    /// The profile refuses it.
+    #[error("the profile refuses the request")]
+    Refused(Refusal),
+    /// The validity the profile asks for cannot be given by its issuer.
+    #[error(transparent)]
+    Validity(ValidityFault),
+    /// The certificate would not fit the device.
+    #[error("{0}")]
+    TooLong(String),
+    /// The idempotency key was used before, for another request.
+    #[error("the idempotency key was used before, for another request")]
+    IdempotencyKeyReused,
+    /// The device has a live certificate for another key or by another profile.
+    #[error("the device already has certificate {}", .0.to_hex())]
+    DeviceAlreadyCertified(SerialNumber),
+    /// The key is certified for another device.
+    #[error("the public key is already certified by {}", .0.to_hex())]
+    PublicKeyAlreadyCertified(SerialNumber),
+    /// The same request is being worked on and was not finished by the deadline.
+    #[error("the same request is still being worked on")]
+    RequestInProgress,
+
+    // A neighbour's fault: the same request, later, will do.
+    /// The HSM.
+    #[error(transparent)]
+    Signer(#[from] SignerFault),
+    /// The database.
+    #[error(transparent)]
+    Ledger(#[from] LedgerFault),
+    /// The issuer's certificate is not valid now.
+    #[error("issuer `{0}` is not valid now")]
+    IssuerExpired(String),
+    /// The clocks of the service and of the database differ.
+    #[error("{0}")]
+    ClockUntrusted(String),
+    /// A signature that does not verify: nothing was released.
+    #[error("the HSM of issuer `{0}` returned a signature that does not verify")]
+    WrongSignature(String),
+
+    // Ours.
+    /// The bytes we built break a rule.
+    #[error(transparent)]
+    Lint(#[from] LintFault),
+    /// The random source failed, or repeated a serial number.
+    #[error("the random source failed: {0}")]
+    Random(&'static str),
+    /// The ledger holds something the configuration cannot explain.
+    #[error("{0}")]
+    Inconsistent(String),
+}
+
+impl From<TbsFault> for IssueError {
+    fn from(fault: TbsFault) -> Self {
+        match fault {
+            TbsFault::Lint(fault) => Self::Lint(fault),
+            TbsFault::TooLong { .. } => Self::TooLong(fault.to_string()),
+        }
+    }
+}

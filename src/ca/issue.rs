@@ -1,0 +1,389 @@
+//! THE SPINE: one request in, one [`IssuedCertificate`] out.
+//!
+//! The order of the steps is the product's promise: nothing is signed before the intent is
+//! durable, nothing is released before the certificate is. There is no second way to issue:
+//! whatever asks, asks here. What a crash between two steps leaves behind, [`recover`] finishes.
+//!
+//! [`recover`]: crate::ca::recover
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use openssl::sha::Sha256;
+use uuid::Uuid;
+
+use crate::ca::Ca;
+use crate::ca::CertificateRecord;
+use crate::ca::Claim;
+use crate::ca::Intent;
+use crate::ca::LedgerFault;
+use crate::ca::Outcome;
+use crate::ca::Principal;
+use crate::ca::Prior;
+use crate::ca::Reservation;
+use crate::ca::SearchFilter;
+use crate::ca::SignerFault;
+use crate::ca::error::IssueError;
+use crate::pki::certificate::SignedCertificate;
+use crate::pki::csr::CertificationRequest;
+use crate::pki::issuer::Issuer;
+use crate::pki::name::Subject;
+use crate::pki::profile::Profile;
+use crate::pki::serial::SerialNumber;
+use crate::pki::tbs::TbsCertificate;
+use crate::pki::validity::Validity;
+use crate::pki::validity::ValidityFault;
+
+/// A request to certify one device.
+#[derive(Debug)]
+pub struct IssueRequest {
+    /// Profile's name.
+    pub profile: String,
+    /// The certification request, PEM or DER.
+    pub csr: Vec<u8>,
+    /// Subject attributes by short name, beside those of the profile and of the CSR.
+    pub subject: Option<BTreeMap<String, String>>,
+    /// Work order.
+    pub order: Option<String>,
+    /// 1 to 128 printable ASCII characters, unique to the principal.
+    pub idempotency_key: Option<String>,
+    /// When the caller stops waiting.
+    pub deadline: Instant,
+}
+
+/// A certificate that is recorded and may leave the house. Only this module makes one.
+#[derive(Debug)]
+pub struct IssuedCertificate {
+    record: CertificateRecord,
+    replayed: bool,
+}
+
+impl IssuedCertificate {
+    /// The recorded certificate.
+    #[must_use]
+    pub fn record(&self) -> &CertificateRecord {
+        &self.record
+    }
+
+    /// Whether an earlier request made it.
+    #[must_use]
+    pub fn replayed(&self) -> bool {
+        self.replayed
+    }
+}
+
+/// How long a repeated request waits for the first one before it finishes the work itself.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// First and longest pause between two looks at an open intent.
+const POLL_FIRST: Duration = Duration::from_millis(5);
+const POLL_LONGEST: Duration = Duration::from_millis(250);
+
+impl Ca {
+    /// Issues one certificate, or answers with the one that the same request got before.
+    ///
+    /// Run it in a task of its own: it must come to its end even when the caller has gone.
+    pub async fn issue(
+        &self,
+        principal: &Principal,
+        request: IssueRequest,
+    ) -> Result<IssuedCertificate, IssueError> {
+        let start = Instant::now();
+        let result = self.issue_once(principal, request).await;
+        if let Ok(issued) = &result {
+            let intent = &issued.record.intent;
+            if issued.replayed {
+                self.metrics
+                    .replayed
+                    .with_label_values(&[&intent.profile])
+                    .inc();
+            } else {
+                self.metrics
+                    .issued
+                    .with_label_values(&[&intent.profile, &intent.issuer])
+                    .inc();
+                self.stage("total", start);
+            }
+        }
+        result
+    }
+
+    async fn issue_once(
+        &self,
+        principal: &Principal,
+        request: IssueRequest,
+    ) -> Result<IssuedCertificate, IssueError> {
+        let at = Instant::now();
+        let csr = CertificationRequest::parse(&request.csr)?;
+        let at = self.stage("parse", at);
+
+        let profile = self
+            .profiles
+            .get(&request.profile)
+            .ok_or_else(|| IssueError::UnknownProfile(request.profile.clone()))?;
+        let issuer = self.issuer(&profile.issuer)?;
+        let admission = profile
+            .admit(&csr, request.subject.as_ref())
+            .map_err(IssueError::Refused)?;
+        self.ledger.ready().map_err(LedgerFault::Unavailable)?;
+        let (now, validity) = match self.could_issue(profile, issuer) {
+            Ok(ready) => ready,
+            // What was issued before needs no HSM, no clock and no issuer that still lives.
+            Err(error) => {
+                let earlier = self.issued_before(profile, &admission.device, &csr);
+                let earlier = tokio::time::timeout_at(request.deadline.into(), earlier).await;
+                return earlier.ok().and_then(Result::ok).flatten().ok_or(error);
+            }
+        };
+        let serial_number = SerialNumber::new(self.instance, random()?);
+        let tbs = TbsCertificate::build(
+            issuer,
+            serial_number,
+            validity,
+            &admission.subject,
+            &csr.public_key,
+            profile.certificate_length_max,
+        )?;
+        let at = self.stage("policy", at);
+
+        let spki_sha256 = csr.public_key.sha256();
+        let intent = Intent {
+            id: intent_id(now)?,
+            serial_number,
+            issuer: issuer.name.clone(),
+            profile: profile.name.clone(),
+            profile_sha256: profile.sha256,
+            principal: principal.name.clone(),
+            idempotency_key: request.idempotency_key,
+            request_sha256: request_hash(
+                &profile.name,
+                &spki_sha256,
+                &admission.subject,
+                request.order.as_deref(),
+            ),
+            order: request.order,
+            device: admission.device,
+            slot: profile.slot.clone(),
+            subject: admission.subject,
+            thing_name: admission.thing_name,
+            spki_sha256,
+            validity,
+            tbs: crate::pki::tbs::ToBeSigned::to_be_signed(&tbs).to_vec(),
+        };
+        match self
+            .ledger
+            .reserve(intent.clone(), request.deadline)
+            .await?
+        {
+            Reservation::Reserved => {
+                self.stage("intent", at);
+                let record = self.complete(intent, tbs, request.deadline).await?;
+                Ok(IssuedCertificate {
+                    record,
+                    replayed: false,
+                })
+            }
+            Reservation::Taken(priors) => {
+                let prior = same_request(&intent, priors)?;
+                let record = self.replay(prior, request.deadline).await?;
+                Ok(IssuedCertificate {
+                    record,
+                    replayed: true,
+                })
+            }
+        }
+    }
+
+    /// Whether anything new could be issued now: the time, and the validity it gives.
+    ///
+    /// While the HSM is down nothing is reserved: an intent should not wait for a repair.
+    fn could_issue(
+        &self,
+        profile: &Profile,
+        issuer: &Issuer,
+    ) -> Result<(DateTime<Utc>, Validity), IssueError> {
+        self.clock_trusted().map_err(IssueError::ClockUntrusted)?;
+        let now = self.clock.now();
+        let validity = profile
+            .validity
+            .at(now, profile.backdate_seconds, issuer)
+            .map_err(|fault| match fault {
+                ValidityFault::IssuerNotValid => IssueError::IssuerExpired(issuer.name.clone()),
+                ValidityFault::BeyondIssuer(_) => IssueError::Validity(fault),
+            })?;
+        self.signer
+            .ready(&issuer.name)
+            .map_err(SignerFault::Unavailable)?;
+        Ok((now, validity))
+    }
+
+    /// The certificate that this device has for this key by this profile.
+    async fn issued_before(
+        &self,
+        profile: &Profile,
+        device: &str,
+        csr: &CertificationRequest,
+    ) -> Result<Option<IssuedCertificate>, LedgerFault> {
+        let filter = SearchFilter {
+            device: Some(device.to_owned()),
+            profile: Some(profile.name.clone()),
+            spki: Some(csr.public_key.sha256()),
+            ..SearchFilter::default()
+        };
+        let record = self.archive.search(filter, 1, None).await?.items.pop();
+        Ok(record.map(|record| IssuedCertificate {
+            record,
+            replayed: true,
+        }))
+    }
+
+    /// Signs, verifies and records a durable intent. Whoever records first wins, and everybody
+    /// gets the winner's certificate; so doing it twice is harmless.
+    pub(crate) async fn complete(
+        &self,
+        intent: Intent,
+        tbs: TbsCertificate,
+        deadline: Instant,
+    ) -> Result<CertificateRecord, IssueError> {
+        let at = Instant::now();
+        let signature = self.signer.sign(&intent.issuer, &tbs, deadline).await?;
+        let at = self.stage("sign", at);
+        let certificate = SignedCertificate::assemble(tbs, &signature).map_err(|_| {
+            self.signer.distrust(&intent.issuer);
+            IssueError::WrongSignature(intent.issuer.clone())
+        })?;
+        let at = self.stage("verify", at);
+        let record = self.ledger.record(intent, certificate, deadline).await?;
+        self.stage("record", at);
+        Ok(record)
+    }
+
+    /// The certificate of an earlier, same request; finishes it when nobody else seems to.
+    async fn replay(
+        &self,
+        prior: Prior,
+        deadline: Instant,
+    ) -> Result<CertificateRecord, IssueError> {
+        if let Some(record) = prior.certificate {
+            return Ok(record);
+        }
+        let patience = deadline.min(Instant::now() + PATIENCE);
+        let mut pause = POLL_FIRST;
+        while Instant::now() + pause < patience {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(POLL_LONGEST);
+            // Only the ledger's queue is waited for: dropping the wait loses the answer, no work.
+            let outcome = self.ledger.outcome(prior.intent.id);
+            let outcome = tokio::time::timeout_at(deadline.into(), outcome).await;
+            match outcome.map_err(|_| IssueError::RequestInProgress)?? {
+                Some(Outcome::Issued(record)) => return Ok(record),
+                // Its claims are free again: the station's next try starts afresh.
+                Some(Outcome::Abandoned) => return Err(IssueError::RequestInProgress),
+                None => {}
+            }
+        }
+        if Instant::now() >= deadline {
+            return Err(IssueError::RequestInProgress);
+        }
+        let tbs = self.reopen(&prior.intent)?;
+        self.complete(prior.intent, tbs, deadline).await
+    }
+
+    /// The stored bytes of an intent, linted again; never rebuilt.
+    pub(crate) fn reopen(&self, intent: &Intent) -> Result<TbsCertificate, IssueError> {
+        let issuer = self.issuer(&intent.issuer)?;
+        Ok(TbsCertificate::reopen(intent.tbs.clone(), issuer)?)
+    }
+
+    fn issuer(&self, name: &str) -> Result<&std::sync::Arc<Issuer>, IssueError> {
+        self.issuers
+            .get(name)
+            .ok_or_else(|| IssueError::Inconsistent(format!("no issuer `{name}` is configured")))
+    }
+
+    fn stage(&self, stage: &str, since: Instant) -> Instant {
+        let now = Instant::now();
+        self.metrics
+            .seconds
+            .with_label_values(&[stage])
+            .observe((now - since).as_secs_f64());
+        now
+    }
+}
+
+/// Decides what a collision means: the same request again, or a conflict.
+///
+/// The order of the questions is the order of the answers a station gets, so that the same
+/// input always gets the same slug, however many claims collide.
+fn same_request(new: &Intent, priors: Vec<Prior>) -> Result<Prior, IssueError> {
+    let mut by_claim = [None, None, None];
+    for prior in priors {
+        let slot = match prior.claim {
+            // 120 random bits do not repeat; a source that does must not be trusted for keys either.
+            Claim::SerialNumber => return Err(IssueError::Random("a serial number repeated")),
+            Claim::Idempotency => 0,
+            Claim::Device => 1,
+            Claim::PublicKey => 2,
+        };
+        by_claim[slot] = Some(prior);
+    }
+    let [idempotency, device, public_key] = by_claim;
+    if let Some(prior) = idempotency {
+        return if prior.intent.request_sha256 == new.request_sha256 {
+            Ok(prior)
+        } else {
+            Err(IssueError::IdempotencyKeyReused)
+        };
+    }
+    if let Some(prior) = device {
+        let same =
+            prior.intent.spki_sha256 == new.spki_sha256 && prior.intent.profile == new.profile;
+        return if same {
+            Ok(prior)
+        } else {
+            Err(IssueError::DeviceAlreadyCertified(
+                prior.intent.serial_number,
+            ))
+        };
+    }
+    match public_key {
+        Some(prior) => Err(IssueError::PublicKeyAlreadyCertified(
+            prior.intent.serial_number,
+        )),
+        None => Err(IssueError::RequestInProgress),
+    }
+}
+
+/// SHA-256 over the request's meaning: each part by length, so that no two requests run together.
+fn request_hash(
+    profile: &str,
+    spki_sha256: &[u8; 32],
+    subject: &Subject,
+    order: Option<&str>,
+) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    let subject = subject.to_der();
+    for part in [
+        profile.as_bytes(),
+        spki_sha256,
+        &subject,
+        order.unwrap_or_default().as_bytes(),
+    ] {
+        hash.update(&(part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finish()
+}
+
+/// UUIDv7 of the service's time: new intents land at one end of the index.
+fn intent_id(now: DateTime<Utc>) -> Result<Uuid, IssueError> {
+    let milliseconds = u64::try_from(now.timestamp_millis()).unwrap_or_default();
+    Ok(uuid::Builder::from_unix_timestamp_millis(milliseconds, &random()?).into_uuid())
+}
+
+fn random<const N: usize>() -> Result<[u8; N], IssueError> {
+    let mut bytes = [0; N];
+    openssl::rand::rand_bytes(&mut bytes)
+        .map_err(|_| IssueError::Random("the generator gave no bytes"))?;
+    Ok(bytes)
+}

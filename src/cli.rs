@@ -1,0 +1,173 @@
+//! The command line. Data on standard output, everything else on standard error.
+//!
+//! Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 4 refused by policy, 5 a dependency is down.
+
+pub mod benchmark;
+pub mod cert;
+pub mod client;
+pub mod config;
+pub mod dev;
+pub mod doctor;
+pub mod issuer;
+pub mod migrate;
+pub mod serve;
+
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::Config;
+use crate::config::RawConfig;
+use crate::hsm::error::HsmFault;
+
+/// A device-certificate factory: one X.509 identity per device, signed in an HSM, recorded before it leaves the house.
+#[derive(Parser)]
+#[command(name = "certfactory", version, propagate_version = true)]
+pub struct Arguments {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every command.
+#[derive(Args)]
+pub struct Global {
+    /// Configuration file.
+    #[arg(
+        long,
+        global = true,
+        env = "CERTFACTORY_CONFIG",
+        default_value = "/etc/certfactory/config.toml"
+    )]
+    pub config: PathBuf,
+    /// Machine-readable output with the REST field names.
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the service until SIGTERM.
+    Serve,
+    /// Make and run a private development world: PostgreSQL, SoftHSM, issuers, service.
+    Dev(dev::DevArguments),
+    /// Bring the database to the schema this version knows.
+    Migrate,
+    /// Check configuration, database and HSM, and say what is wrong.
+    Doctor,
+    /// Check or show the configuration.
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// Issuing CAs.
+    #[command(subcommand)]
+    Issuer(issuer::IssuerCommand),
+    /// Device certificates, through a running service.
+    #[command(subcommand)]
+    Cert(cert::CertCommand),
+    /// Measure.
+    #[command(subcommand)]
+    Benchmark(benchmark::BenchmarkCommand),
+}
+
+/// A command that did not do what was asked.
+#[derive(Debug)]
+pub struct Failure {
+    /// Exit code.
+    pub code: u8,
+    /// The cause.
+    pub error: anyhow::Error,
+}
+
+impl Failure {
+    /// What was named is not there.
+    pub const NOT_FOUND: u8 = 3;
+    /// A rule refuses it.
+    pub const REFUSED: u8 = 4;
+    /// A neighbour is down.
+    pub const DEPENDENCY: u8 = 5;
+
+    /// A failure with its exit code.
+    pub fn new(code: u8, error: impl Into<anyhow::Error>) -> Self {
+        Self {
+            code,
+            error: error.into(),
+        }
+    }
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        let error = error.into();
+        let code = match error.downcast_ref::<HsmFault>() {
+            None | Some(HsmFault::Ceremony(_)) => 1,
+            Some(_) => Self::DEPENDENCY,
+        };
+        Self { code, error }
+    }
+}
+
+/// What a command returns.
+pub type Outcome = Result<(), Failure>;
+
+/// Runs one command.
+#[must_use]
+pub fn run(arguments: Arguments) -> ExitCode {
+    let Arguments { global, command } = arguments;
+    let outcome = match command {
+        Command::Serve => serve::run(&global),
+        Command::Dev(arguments) => dev::run(&arguments),
+        Command::Migrate => migrate::run(&global),
+        Command::Doctor => doctor::run(&global),
+        Command::Config(command) => config::run(&global, &command),
+        Command::Issuer(command) => issuer::run(&global, &command),
+        Command::Cert(command) => cert::run(&global, &command),
+        Command::Benchmark(command) => benchmark::run(&global, &command),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { code, error }) => {
+            eprintln!("certfactory: {error:#}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// Loads the configuration for a command that uses the HSM.
+pub fn load_with_environment(path: &Path) -> Result<Config, Failure> {
+    enter_environment(&RawConfig::read(path)?)?;
+    Ok(Config::load(path)?)
+}
+
+/// PKCS#11 modules read their settings from the environment. A running process cannot change its
+/// own safely, so it starts itself again, once, with the variables that the configuration names.
+pub fn enter_environment(raw: &RawConfig) -> Outcome {
+    let wanted = raw.environment();
+    if wanted
+        .iter()
+        .all(|(name, value)| std::env::var(name).as_ref() == Ok(value))
+    {
+        return Ok(());
+    }
+    let error = std::process::Command::new(std::env::current_exe()?)
+        .args(std::env::args_os().skip(1))
+        .envs(wanted)
+        .exec();
+    Err(error.into())
+}
+
+/// A runtime for a command.
+pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+}
+
+/// Prints a JSON document on standard output.
+pub fn print_json(value: &impl serde::Serialize) -> Outcome {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}

@@ -1,0 +1,183 @@
+//! The client half: HTTP/1.1 over mTLS with keep-alive, for `cert …` and `benchmark line`.
+
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::{HeaderMap, Method, Request, StatusCode, Uri};
+use hyper_util::rt::TokioIo;
+use openssl::ssl::{SslConnector, SslFiletype, SslMethod};
+use tokio::net::TcpStream;
+use tokio_openssl::SslStream;
+
+/// Time to connect, handshake included, and for one answer.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Which service, and as whom. In a development world `.dev/env` answers all of it.
+#[derive(Args, Clone)]
+pub struct Connect {
+    /// Address of the service.
+    #[arg(
+        long,
+        env = "CERTFACTORY_URL",
+        default_value = "https://127.0.0.1:8443",
+        value_parser = https
+    )]
+    pub url: Uri,
+    /// Client certificate, PEM. Without it: `clients/station-01.pem` beside the configuration.
+    #[arg(long, env = "CERTFACTORY_CLIENT_CERTIFICATE")]
+    pub client_certificate: Option<PathBuf>,
+    /// Client key, PEM. Without it: the certificate's name with `.key`.
+    #[arg(long, env = "CERTFACTORY_CLIENT_KEY")]
+    pub client_key: Option<PathBuf>,
+    /// Trust anchor of the service, PEM. Without it: `tls/ca.pem` beside the configuration.
+    #[arg(long, env = "CERTFACTORY_CA")]
+    pub ca: Option<PathBuf>,
+}
+
+fn https(text: &str) -> Result<Uri, String> {
+    text.parse::<Uri>()
+        .ok()
+        .filter(|uri| uri.scheme_str() == Some("https") && uri.host().is_some())
+        .ok_or_else(|| "the address must be https://host[:port]".to_owned())
+}
+
+/// An answer.
+pub struct Answer {
+    /// HTTP status.
+    pub status: StatusCode,
+    /// Headers.
+    pub headers: HeaderMap,
+    /// Body.
+    pub body: Bytes,
+}
+
+/// Makes connections to one service.
+#[derive(Clone)]
+pub struct Client {
+    connector: SslConnector,
+    authority: String,
+    host: String,
+    port: u16,
+}
+
+/// One connection, one request at a time.
+pub struct Connection {
+    sender: http1::SendRequest<Full<Bytes>>,
+    authority: String,
+}
+
+impl Client {
+    /// Reads the key material; does not connect yet.
+    pub fn new(connect: &Connect, config: &Path) -> anyhow::Result<Self> {
+        let beside = config.parent().unwrap_or(Path::new("."));
+        let certificate = connect
+            .client_certificate
+            .clone()
+            .unwrap_or_else(|| beside.join("clients/station-01.pem"));
+        let key = connect
+            .client_key
+            .clone()
+            .unwrap_or_else(|| certificate.with_extension("key"));
+        let ca = connect
+            .ca
+            .clone()
+            .unwrap_or_else(|| beside.join("tls/ca.pem"));
+        let mut connector = SslConnector::builder(SslMethod::tls_client())?;
+        connector
+            .set_ca_file(&ca)
+            .with_context(|| format!("trust anchor {}", ca.display()))?;
+        connector
+            .set_certificate_chain_file(&certificate)
+            .with_context(|| format!("client certificate {}", certificate.display()))?;
+        connector
+            .set_private_key_file(&key, SslFiletype::PEM)
+            .with_context(|| format!("client key {}", key.display()))?;
+        let host = connect.url.host().context("the address has no host")?;
+        let port = connect.url.port_u16().unwrap_or(443);
+        Ok(Self {
+            connector: connector.build(),
+            authority: format!("{host}:{port}"),
+            host: host.trim_matches(['[', ']']).to_owned(),
+            port,
+        })
+    }
+
+    /// Opens one connection.
+    pub async fn connect(&self) -> anyhow::Result<Connection> {
+        tokio::time::timeout(TIMEOUT, self.handshake())
+            .await
+            .context("the service did not answer in time")?
+    }
+
+    async fn handshake(&self) -> anyhow::Result<Connection> {
+        let tcp = TcpStream::connect((self.host.as_str(), self.port))
+            .await
+            .with_context(|| format!("connecting to {}", self.authority))?;
+        tcp.set_nodelay(true)?;
+        let ssl = self.connector.configure()?.into_ssl(&self.host)?;
+        let mut tls = SslStream::new(ssl, tcp)?;
+        Pin::new(&mut tls)
+            .connect()
+            .await
+            .context("TLS handshake")?;
+        let (sender, connection) = http1::handshake(TokioIo::new(tls)).await?;
+        tokio::spawn(connection);
+        Ok(Connection {
+            sender,
+            authority: self.authority.clone(),
+        })
+    }
+
+    /// One request on a connection of its own.
+    pub async fn once(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> anyhow::Result<Answer> {
+        self.connect()
+            .await?
+            .send(method, path, headers, body)
+            .await
+    }
+}
+
+impl Connection {
+    /// One request, one answer.
+    pub async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> anyhow::Result<Answer> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", &self.authority);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(body))?;
+        let exchange = async {
+            self.sender.ready().await?;
+            let (head, body) = self.sender.send_request(request).await?.into_parts();
+            let body = body.collect().await?.to_bytes();
+            anyhow::Ok(Answer {
+                status: head.status,
+                headers: head.headers,
+                body,
+            })
+        };
+        tokio::time::timeout(TIMEOUT, exchange)
+            .await
+            .context("the service did not answer in time")?
+    }
+}

@@ -1,0 +1,312 @@
+//! The files and components of a development world, made where they are missing.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use openssl::x509::X509;
+use secrecy::SecretString;
+
+use crate::ca::Principal;
+use crate::ca::Role;
+use crate::cli::dev::postgres::Postgres;
+use crate::cli::dev::tls::Authority;
+use crate::cli::dev::tls::write_private;
+use crate::cli::issuer;
+use crate::config::RawConfig;
+use crate::db;
+use crate::hsm;
+use crate::pki::hex;
+use crate::pki::key_policy::KeyAlgorithm;
+
+/// The database, and the two roles: one owns the schema, one serves.
+const DATABASE: &str = "certfactory";
+const OWNER: &str = "certfactory_owner";
+const SERVICE: &str = "certfactory";
+/// The token.
+const TOKEN_LABEL: &str = "certfactory-dev";
+/// One client of each role.
+const CLIENTS: [(&str, Role); 4] = [
+    ("station-01", Role::Station),
+    ("operator", Role::Operator),
+    ("auditor", Role::Auditor),
+    ("administrator", Role::Administrator),
+];
+/// The issuers.
+const ISSUERS: [(&str, KeyAlgorithm); 2] = [
+    ("line-ec", KeyAlgorithm::P256),
+    ("line-rsa", KeyAlgorithm::Rsa2048),
+];
+/// The profiles and their templates.
+const PROFILES: [(&str, &str); 4] = [
+    (
+        "lightbulb.toml",
+        include_str!("../../../deploy/profiles/lightbulb.toml"),
+    ),
+    (
+        "workshop.toml",
+        include_str!("../../../deploy/profiles/workshop.toml"),
+    ),
+    (
+        "jitp-lightbulb.json",
+        include_str!("../../../deploy/profiles/jitp-lightbulb.json"),
+    ),
+    (
+        "jitp-workshop.json",
+        include_str!("../../../deploy/profiles/jitp-workshop.json"),
+    ),
+];
+
+/// A development world, its database running.
+pub struct World {
+    /// Where everything lies.
+    pub dir: PathBuf,
+    /// Where the API will listen.
+    pub api: SocketAddr,
+    /// Where operations will listen.
+    pub operations: SocketAddr,
+    /// The database server.
+    pub postgres: Postgres,
+}
+
+/// The file that tells SoftHSM where the world's token is.
+#[must_use]
+pub fn softhsm_conf(dir: &Path) -> PathBuf {
+    dir.join("softhsm/softhsm2.conf")
+}
+
+impl World {
+    /// Makes what is missing below `dir`, starts the database. Port 0 takes a free one.
+    ///
+    /// The process must run with `SOFTHSM2_CONF` set to [`softhsm_conf`].
+    pub fn make(dir: &Path, port: u16, operations_port: u16) -> anyhow::Result<Self> {
+        for name in [
+            "tls",
+            "clients",
+            "issuers",
+            "profiles",
+            "softhsm/tokens",
+            "log",
+        ] {
+            std::fs::create_dir_all(dir.join(name))?;
+        }
+        let postgres = Postgres::make(&dir.join("postgres"), &dir.join("log/postgres.log"))?;
+        postgres.start()?;
+        let world = Self {
+            dir: dir.to_path_buf(),
+            api: address(port)?,
+            operations: address(operations_port)?,
+            postgres,
+        };
+        let made = world.fill();
+        if made.is_err() {
+            world.postgres.stop()?;
+        }
+        made.map(|()| world)
+    }
+
+    /// Log of the service.
+    #[must_use]
+    pub fn service_log(&self) -> PathBuf {
+        self.dir.join("log/certfactory.log")
+    }
+
+    fn fill(&self) -> anyhow::Result<()> {
+        for (name, text) in PROFILES {
+            std::fs::write(self.dir.join("profiles").join(name), text)?;
+        }
+        self.write_configuration()?;
+        self.make_token()?;
+        self.make_issuers()?;
+        self.make_tls()?;
+        self.make_database()
+    }
+
+    fn write_configuration(&self) -> anyhow::Result<()> {
+        let dir = self.dir.display();
+        let issuers: String = ISSUERS
+            .iter()
+            .map(|(name, _)| format!("\n[[issuer]]\nname = \"{name}\"\nhsm = \"softhsm\"\nkey_label = \"{name}\"\ncertificate = \"issuers/{name}.pem\"\n"))
+            .collect();
+        let configuration = format!(
+            r#"# Made by `certfactory dev`; written anew at each start.
+
+[http]
+listen = "{api}"
+certificate = "tls/server.pem"
+private_key = "tls/server.key"
+client_ca = "tls/clients-ca.pem"
+
+[operations]
+listen = "{operations}"
+
+[database]
+url = "{url}"
+owner_url = "{owner_url}"
+
+[[hsm]]
+name = "softhsm"
+module = "{module}"
+token_label = "{TOKEN_LABEL}"
+pin_file = "softhsm/pin"
+
+[hsm.environment]
+SOFTHSM2_CONF = "{softhsm}"
+{issuers}
+[issuance]
+profiles = "profiles"
+"#,
+            api = self.api,
+            operations = self.operations,
+            url = self.postgres.url(SERVICE, DATABASE)?,
+            owner_url = self.postgres.url(OWNER, DATABASE)?,
+            module = softhsm_module()?.display(),
+            softhsm = softhsm_conf(&self.dir).display(),
+        );
+        std::fs::write(self.dir.join("config.toml"), configuration)?;
+        let environment = format!(
+            "export CERTFACTORY_CONFIG='{dir}/config.toml' CERTFACTORY_URL='https://{api}' CERTFACTORY_CA='{dir}/tls/ca.pem' CERTFACTORY_CLIENT_CERTIFICATE='{dir}/clients/station-01.pem' SOFTHSM2_CONF='{softhsm}'\n",
+            api = self.api,
+            softhsm = softhsm_conf(&self.dir).display(),
+        );
+        Ok(std::fs::write(self.dir.join("env"), environment)?)
+    }
+
+    fn make_token(&self) -> anyhow::Result<()> {
+        let pin_file = self.dir.join("softhsm/pin");
+        if pin_file.exists() {
+            return Ok(());
+        }
+        // Written last, so without it a token that is there was made half-way, and nobody has its PIN.
+        let tokens = self.dir.join("softhsm/tokens");
+        std::fs::remove_dir_all(&tokens)?;
+        std::fs::create_dir(&tokens)?;
+        std::fs::write(
+            softhsm_conf(&self.dir),
+            format!(
+                "directories.tokendir = {}\nobjectstore.backend = file\nlog.level = ERROR\n",
+                tokens.display()
+            ),
+        )?;
+        let (pin, so_pin) = (pin()?, pin()?);
+        hsm::ceremony::init_token(&softhsm_module()?, TOKEN_LABEL, &so_pin, &pin)?;
+        write_private(
+            &pin_file,
+            secrecy::ExposeSecret::expose_secret(&pin).as_bytes(),
+        )
+    }
+
+    fn make_issuers(&self) -> anyhow::Result<()> {
+        let raw = RawConfig::read(&self.dir.join("config.toml"))?;
+        for (name, algorithm) in ISSUERS {
+            if !self.dir.join(format!("issuers/{name}.pem")).exists() {
+                issuer::init_self_signed(
+                    &raw,
+                    name,
+                    algorithm,
+                    &[("O", "certfactory development"), ("CN", name)],
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    fn make_tls(&self) -> anyhow::Result<()> {
+        let tls = self.dir.join("tls");
+        if !tls.join("server.key").exists() {
+            let authority = Authority::make("certfactory development TLS CA")?;
+            std::fs::write(tls.join("ca.pem"), authority.pem()?)?;
+            authority.server(&tls)?;
+        }
+        if !tls.join("clients-ca.pem").exists() {
+            let authority = Authority::make("certfactory development clients CA")?;
+            for (name, _) in CLIENTS {
+                authority.client(&self.dir.join("clients"), name)?;
+            }
+            std::fs::write(tls.join("clients-ca.pem"), authority.pem()?)?;
+        }
+        Ok(())
+    }
+
+    fn principals(&self) -> anyhow::Result<Vec<Principal>> {
+        let principal = |(name, role): (&str, Role)| {
+            let pem = std::fs::read(self.dir.join(format!("clients/{name}.pem")))?;
+            let spki = X509::from_pem(&pem)?.public_key()?.public_key_to_der()?;
+            Ok(Principal {
+                name: name.to_owned(),
+                role,
+                disabled: false,
+                spki_sha256: openssl::sha::sha256(&spki),
+            })
+        };
+        CLIENTS.into_iter().map(principal).collect()
+    }
+
+    fn make_database(&self) -> anyhow::Result<()> {
+        let exists = self.postgres.psql(
+            "postgres",
+            &format!("SELECT 1 FROM pg_database WHERE datname = '{DATABASE}'"),
+        )?;
+        if exists.trim().is_empty() {
+            self.postgres
+                .psql("postgres", &format!("CREATE ROLE {OWNER} LOGIN CREATEROLE"))?;
+            self.postgres.psql(
+                "postgres",
+                &format!("CREATE DATABASE {DATABASE} OWNER {OWNER}"),
+            )?;
+        }
+        let owner = db::config::DbConfig {
+            url: SecretString::from(self.postgres.url(OWNER, DATABASE)?),
+            archive_connections_max: 1,
+        };
+        let runtime = crate::cli::runtime()?;
+        runtime
+            .block_on(db::migrate::migrate(&owner))
+            .context("migrating the development database")?;
+        let role = self.postgres.psql(
+            "postgres",
+            &format!("SELECT 1 FROM pg_roles WHERE rolname = '{SERVICE}'"),
+        )?;
+        if role.trim().is_empty() {
+            self.postgres.psql(
+                "postgres",
+                &format!("CREATE ROLE {SERVICE} LOGIN IN ROLE certfactory_service"),
+            )?;
+        }
+        for principal in self.principals()? {
+            runtime
+                .block_on(db::principals::add(&owner, &principal))
+                .context("registering the clients")?;
+        }
+        Ok(())
+    }
+}
+
+/// A random PIN.
+fn pin() -> anyhow::Result<SecretString> {
+    let mut bytes = [0; 12];
+    openssl::rand::rand_bytes(&mut bytes)?;
+    Ok(SecretString::from(hex(&bytes)))
+}
+
+/// Debian's two places for SoftHSM.
+fn softhsm_module() -> anyhow::Result<PathBuf> {
+    let places = [
+        "/usr/lib/softhsm/libsofthsm2.so",
+        "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",
+        "/usr/lib/aarch64-linux-gnu/softhsm/libsofthsm2.so",
+    ];
+    places
+        .iter()
+        .map(PathBuf::from)
+        .find(|place| place.exists())
+        .context("SoftHSM is not installed; install softhsm2")
+}
+
+fn address(port: u16) -> anyhow::Result<SocketAddr> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    if port != 0 {
+        return Ok(address);
+    }
+    Ok(TcpListener::bind(address)?.local_addr()?)
+}

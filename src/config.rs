@@ -1,0 +1,554 @@
+//! Configuration: `RawConfig` is the file as written, [`Config`] is checked and complete.
+//!
+//! Relative paths are relative to the configuration file. Secrets are never in it: PIN and
+//! password come from files of their own. All faults are reported at once.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use serde::{Deserialize, Serialize};
+
+use crate::pki::issuer::Issuer;
+use crate::pki::profile::Profile;
+use crate::pki::serial::InstanceByte;
+
+/// The file as written.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct RawConfig {
+    /// The REST listener.
+    pub http: HttpSection,
+    /// The operations listener.
+    #[serde(default)]
+    pub operations: OperationsSection,
+    /// The ledger.
+    pub database: DatabaseSection,
+    /// Tokens, one entry each.
+    pub hsm: Vec<HsmSection>,
+    /// Issuing CAs, one entry each.
+    pub issuer: Vec<IssuerSection>,
+    /// How certificates are issued.
+    #[serde(default)]
+    pub issuance: IssuanceSection,
+    /// Logging.
+    #[serde(default)]
+    pub log: LogSection,
+}
+
+/// `[http]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub struct HttpSection {
+    /// Address and port; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The service's own TLS certificate and chain, PEM.
+    pub certificate: PathBuf,
+    /// Its private key, PEM.
+    pub private_key: PathBuf,
+    /// Trust anchors of client certificates, PEM. Never an issuer of devices.
+    pub client_ca: PathBuf,
+    /// Connections at a time, of each worker; more wait in the kernel's queue.
+    #[serde(default = "default_connections_max")]
+    pub connections_max: usize,
+    /// Worker threads; 0 is one a core.
+    #[serde(default)]
+    pub workers: usize,
+}
+
+fn default_connections_max() -> usize {
+    4096
+}
+
+/// `[operations]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub struct OperationsSection {
+    /// Address and port of `/metrics`, `/livez`, `/readyz`, `/version`.
+    pub listen: SocketAddr,
+}
+
+impl Default for OperationsSection {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 9464)),
+        }
+    }
+}
+
+/// `[database]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub struct DatabaseSection {
+    /// `postgres://…` of the service's role, without a password.
+    pub url: String,
+    /// `postgres://…` of the role that owns the schema, for `migrate` alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner_url: Option<String>,
+    /// File that holds the password of the role that owns the schema.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner_password_file: Option<PathBuf>,
+    /// File that holds the password of the service's role.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+    /// Connections for reading; writing has its own.
+    #[serde(default = "default_archive_connections")]
+    pub archive_connections: u32,
+}
+
+fn default_archive_connections() -> u32 {
+    4
+}
+
+/// `[[hsm]]`: one token.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub struct HsmSection {
+    /// Name used by `[[issuer]]`.
+    pub name: String,
+    /// The maker's PKCS#11 module.
+    pub module: PathBuf,
+    /// The token's label.
+    pub token_label: String,
+    /// The token's serial number, where labels are not unique.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_serial: Option<String>,
+    /// File that holds the user PIN.
+    pub pin_file: PathBuf,
+    /// Sessions that sign.
+    #[serde(default = "default_sessions")]
+    pub sessions: usize,
+    /// Signatures that may wait.
+    #[serde(default = "default_queue_depth_max")]
+    pub queue_depth_max: usize,
+    /// A call that has not returned after so long takes the token out of service until it does.
+    #[serde(default = "default_hung_after_ms")]
+    pub hung_after_ms: u64,
+    /// Whether recovery may finalise and re-initialise the module.
+    #[serde(default = "yes")]
+    pub recover_module: bool,
+    /// Environment variables the module reads; set before it is loaded.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub environment: BTreeMap<String, String>,
+}
+
+fn default_hung_after_ms() -> u64 {
+    2_000
+}
+fn default_sessions() -> usize {
+    2
+}
+fn default_queue_depth_max() -> usize {
+    256
+}
+fn yes() -> bool {
+    true
+}
+
+/// `[[issuer]]`: one issuing CA.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub struct IssuerSection {
+    /// Name in profiles, URLs and labels.
+    pub name: String,
+    /// The `[[hsm]]` that holds its key.
+    pub hsm: String,
+    /// `CKA_LABEL` of its private key.
+    pub key_label: String,
+    /// `CKA_ID`, hexadecimal, where the label is not unique.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_id: Option<String>,
+    /// The CA certificate, then its chain, PEM.
+    pub certificate: PathBuf,
+    /// CRL distribution point of its leaves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crl_url: Option<String>,
+}
+
+/// `[issuance]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(default)]
+pub struct IssuanceSection {
+    /// Directory of profiles, one `NAME.toml` each.
+    pub profiles: PathBuf,
+    /// First octet of every serial number made here, 1 to 127; no two replicas share one.
+    pub instance: u8,
+    /// When a request is answered, whatever the neighbours do.
+    pub deadline_ms: u64,
+}
+
+impl Default for IssuanceSection {
+    fn default() -> Self {
+        Self {
+            profiles: PathBuf::from("profiles"),
+            instance: 1,
+            deadline_ms: 5_000,
+        }
+    }
+}
+
+/// `[log]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(default)]
+pub struct LogSection {
+    /// A filter as `tracing` reads it: `info`, `certfactory=debug,info`.
+    pub level: String,
+    /// How lines look.
+    pub format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// JSON unless standard output is a terminal.
+    Auto,
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+impl Default for LogSection {
+    fn default() -> Self {
+        Self {
+            level: "info".into(),
+            format: LogFormat::Auto,
+        }
+    }
+}
+
+/// Checked and complete: every file it names was read and makes sense.
+pub struct Config {
+    /// The file, with paths made absolute.
+    pub raw: RawConfig,
+    /// By order of the file.
+    pub issuers: Vec<Arc<Issuer>>,
+    /// By order of name.
+    pub profiles: Vec<Arc<Profile>>,
+    /// User PINs, by order of `raw.hsm`.
+    pub pins: Vec<SecretString>,
+    /// Password of the service's database role.
+    pub database_password: Option<SecretString>,
+    /// See [`IssuanceSection::instance`].
+    pub instance: InstanceByte,
+    /// See [`IssuanceSection::deadline_ms`].
+    pub deadline: Duration,
+}
+
+/// Everything that is wrong with the configuration, a line each; never a secret.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct ConfigFaults(pub Vec<String>);
+
+impl RawConfig {
+    /// Reads the file and makes its paths absolute. Refuses what does not belong in it; the files
+    /// it names are not looked at.
+    pub fn read(path: &Path) -> Result<Self, ConfigFaults> {
+        let (raw, faults) = Self::parse(path)?;
+        if faults.is_empty() {
+            Ok(raw)
+        } else {
+            Err(ConfigFaults(faults))
+        }
+    }
+
+    /// The file, and what is in it that does not belong there.
+    fn parse(path: &Path) -> Result<(Self, Vec<String>), ConfigFaults> {
+        let fault = |what: String| ConfigFaults(vec![format!("{}: {what}", path.display())]);
+        let text = std::fs::read_to_string(path).map_err(|e| fault(e.to_string()))?;
+        let mut faults = Vec::new();
+        let mut raw: Self = toml::Deserializer::parse(&text)
+            .and_then(|toml| {
+                serde_ignored::deserialize(toml, |field| {
+                    faults.push(format!("{}: unknown field `{field}`", path.display()));
+                })
+            })
+            .map_err(|e| fault(without_value(&e, &text)))?;
+        for (name, url) in [
+            ("url", Some(&raw.database.url)),
+            ("owner_url", raw.database.owner_url.as_ref()),
+        ] {
+            if url.is_some_and(|url| holds_password(url)) {
+                faults.push(format!(
+                    "database.{name}: a password does not belong here; name a password_file"
+                ));
+            }
+        }
+        let base = std::path::absolute(path)
+            .ok()
+            .and_then(|p| p.parent().map(Path::to_path_buf))
+            .unwrap_or_default();
+        raw.resolve(&base);
+        Ok((raw, faults))
+    }
+
+    fn resolve(&mut self, base: &Path) {
+        let paths = [
+            &mut self.http.certificate,
+            &mut self.http.private_key,
+            &mut self.http.client_ca,
+            &mut self.issuance.profiles,
+        ];
+        let paths = paths
+            .into_iter()
+            .chain(self.database.password_file.as_mut())
+            .chain(self.database.owner_password_file.as_mut());
+        let paths = paths.chain(self.hsm.iter_mut().map(|h| &mut h.pin_file));
+        for path in paths.chain(self.issuer.iter_mut().map(|i| &mut i.certificate)) {
+            *path = base.join(&*path);
+        }
+    }
+
+    /// The variables that all modules read, for the process's environment.
+    #[must_use]
+    pub fn environment(&self) -> BTreeMap<String, String> {
+        self.hsm
+            .iter()
+            .flat_map(|h| h.environment.clone())
+            .collect()
+    }
+}
+
+impl Config {
+    /// Reads the file and everything it names.
+    pub fn load(path: &Path) -> Result<Self, ConfigFaults> {
+        let (raw, mut faults) = RawConfig::parse(path)?;
+        let issuers = issuers(&raw, &mut faults);
+        let profiles = profiles(&raw, &mut faults);
+        let pins = raw
+            .hsm
+            .iter()
+            .filter_map(|hsm| collect(secret(&hsm.pin_file), &mut faults))
+            .collect();
+        let database_password = raw
+            .database
+            .password_file
+            .as_deref()
+            .and_then(|path| collect(secret(path), &mut faults));
+        let instance = InstanceByte::new(raw.issuance.instance);
+        check(&raw, &mut faults);
+        match instance {
+            Some(instance) if faults.is_empty() => {
+                let deadline = Duration::from_millis(raw.issuance.deadline_ms);
+                Ok(Self {
+                    raw,
+                    issuers,
+                    profiles,
+                    pins,
+                    database_password,
+                    instance,
+                    deadline,
+                })
+            }
+            _ => {
+                if instance.is_none() {
+                    faults.push("issuance.instance: must be 1 to 127".into());
+                }
+                Err(ConfigFaults(faults))
+            }
+        }
+    }
+}
+
+/// Where the file is wrong and what belongs there. Never the line itself: it may hold a PIN that
+/// somebody put in the wrong place.
+fn without_value(error: &toml::de::Error, text: &str) -> String {
+    let line = error
+        .span()
+        .and_then(|span| text.get(..span.start))
+        .map_or(1, |before| before.matches('\n').count() + 1);
+    let what = match error.message().split_once(", expected ") {
+        Some((_, expected)) => format!("expected {expected}"),
+        None => error.message().to_owned(),
+    };
+    format!("line {line}: {what}")
+}
+
+fn holds_password(url: &str) -> bool {
+    let user = url
+        .split_once("://")
+        .and_then(|(_, rest)| rest.rsplit_once('@'))
+        .map(|(user, _)| user);
+    user.is_some_and(|user| user.contains(':')) || url.contains("password=")
+}
+
+fn check(raw: &RawConfig, faults: &mut Vec<String>) {
+    for path in [
+        &raw.http.certificate,
+        &raw.http.private_key,
+        &raw.http.client_ca,
+    ] {
+        if let Err(e) = std::fs::File::open(path) {
+            faults.push(format!("http: {}: {e}", path.display()));
+        }
+    }
+    if !(100..=60_000).contains(&raw.issuance.deadline_ms) {
+        faults.push("issuance.deadline_ms: must be 100 to 60000".into());
+    }
+    unique("hsm", raw.hsm.iter().map(|h| &h.name), faults);
+    unique("issuer", raw.issuer.iter().map(|i| &i.name), faults);
+    for hsm in &raw.hsm {
+        if hsm
+            .environment
+            .keys()
+            .any(|name| name.is_empty() || name.contains(['=', '\0']))
+        {
+            faults.push(format!("hsm `{}`: a variable's name is not one", hsm.name));
+        }
+        if !(1..=64).contains(&hsm.sessions) || !(1..=65_536).contains(&hsm.queue_depth_max) {
+            faults.push(format!(
+                "hsm `{}`: sessions must be 1 to 64, queue_depth_max 1 to 65536",
+                hsm.name
+            ));
+        }
+    }
+    for issuer in &raw.issuer {
+        if issuer
+            .key_id
+            .as_deref()
+            .is_some_and(|id| decode_hex(id).is_none())
+        {
+            faults.push(format!(
+                "issuer `{}`: key_id is not hexadecimal",
+                issuer.name
+            ));
+        }
+        if !raw.hsm.iter().any(|h| h.name == issuer.hsm) {
+            faults.push(format!(
+                "issuer `{}`: no [[hsm]] is named `{}`",
+                issuer.name, issuer.hsm
+            ));
+        }
+    }
+}
+
+fn unique<'a>(what: &str, names: impl Iterator<Item = &'a String>, faults: &mut Vec<String>) {
+    let mut seen = std::collections::BTreeSet::new();
+    let mut none = true;
+    for name in names {
+        none = false;
+        if !seen.insert(name) {
+            faults.push(format!("{what} `{name}` is there twice"));
+        }
+    }
+    if none {
+        faults.push(format!("no [[{what}]] is configured"));
+    }
+}
+
+fn issuers(raw: &RawConfig, faults: &mut Vec<String>) -> Vec<Arc<Issuer>> {
+    let mut issuers: Vec<Arc<Issuer>> = Vec::new();
+    for section in &raw.issuer {
+        let parsed = std::fs::read_to_string(&section.certificate)
+            .map_err(|e| e.to_string())
+            .and_then(|pem| {
+                Issuer::parse(&section.name, &pem, section.crl_url.clone())
+                    .map_err(|e| e.to_string())
+            });
+        match parsed {
+            // AWS IoT and every verifier find the issuer by name: two keys behind one name break devices.
+            Ok(issuer)
+                if issuers.iter().any(|other| {
+                    other.subject_der == issuer.subject_der
+                        && other.public_key.as_der() != issuer.public_key.as_der()
+                }) =>
+            {
+                faults.push(format!(
+                    "issuer `{}`: another issuer has the same subject and another key",
+                    section.name
+                ));
+            }
+            Ok(issuer) => issuers.push(Arc::new(issuer)),
+            Err(e) => faults.push(format!(
+                "issuer `{}`: {}: {e}",
+                section.name,
+                section.certificate.display()
+            )),
+        }
+    }
+    issuers
+}
+
+fn profiles(raw: &RawConfig, faults: &mut Vec<String>) -> Vec<Arc<Profile>> {
+    let directory = &raw.issuance.profiles;
+    let mut paths: Vec<PathBuf> = match std::fs::read_dir(directory) {
+        Ok(entries) => entries
+            .flatten()
+            .map(|e| e.path())
+            .filter(|p| p.extension().is_some_and(|x| x == "toml"))
+            .collect(),
+        Err(e) => {
+            faults.push(format!("issuance.profiles: {}: {e}", directory.display()));
+            return Vec::new();
+        }
+    };
+    paths.sort();
+    if paths.is_empty() {
+        faults.push(format!(
+            "issuance.profiles: {}: holds no profile",
+            directory.display()
+        ));
+    }
+    let mut profiles = Vec::new();
+    for path in paths {
+        match profile(directory, &path) {
+            Ok(profile) if !raw.issuer.iter().any(|i| i.name == profile.issuer) => {
+                faults.push(format!(
+                    "{}: no [[issuer]] is named `{}`",
+                    path.display(),
+                    profile.issuer
+                ));
+            }
+            Ok(profile) => profiles.push(Arc::new(profile)),
+            Err(lines) => faults.extend(
+                lines
+                    .into_iter()
+                    .map(|line| format!("{}: {line}", path.display())),
+            ),
+        }
+    }
+    profiles
+}
+
+fn profile(directory: &Path, path: &Path) -> Result<Profile, Vec<String>> {
+    let read = |path: &Path| {
+        std::fs::read_to_string(path).map_err(|e| vec![format!("{}: {e}", path.display())])
+    };
+    let name = path
+        .file_stem()
+        .and_then(|s| s.to_str())
+        .unwrap_or_default();
+    let text = read(path)?;
+    let template = Profile::template_path(&text)
+        .map(|file| read(&directory.join(file)))
+        .transpose()?;
+    Profile::parse(name, &text, template.as_deref())
+}
+
+/// Octets written as hexadecimal digits.
+#[must_use]
+pub fn decode_hex(text: &str) -> Option<Vec<u8>> {
+    if text.is_empty() || !text.is_ascii() || !text.len().is_multiple_of(2) {
+        return None;
+    }
+    text.as_bytes()
+        .chunks(2)
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+        .collect()
+}
+
+fn collect(
+    secret: Result<SecretString, ConfigFaults>,
+    faults: &mut Vec<String>,
+) -> Option<SecretString> {
+    secret.map_err(|fault| faults.extend(fault.0)).ok()
+}
+
+/// A secret: the first line of its file, which must not be empty.
+pub fn secret(path: &Path) -> Result<SecretString, ConfigFaults> {
+    let fault = |what: String| ConfigFaults(vec![format!("{}: {what}", path.display())]);
+    let text = std::fs::read_to_string(path).map_err(|e| fault(e.to_string()))?;
+    let text = zeroize::Zeroizing::new(text);
+    match text.lines().next() {
+        Some(line) if !line.is_empty() => Ok(SecretString::from(line)),
+        _ => Err(fault("is empty".into())),
+    }
+}

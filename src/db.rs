@@ -1,0 +1,30 @@
+//! The PostgreSQL adapter: [`ledger::PgLedger`] implements [`crate::ca::Ledger`] and
+//! [`archive::PgArchive`] implements [`crate::ca::Archive`].
+//!
+//! Four rules hold in this room:
+//!
+//! * What is final is only inserted. Unique constraints and one primary key an outcome carry all
+//!   safety; leases and time limits only save work.
+//! * A batch is one transaction that may be run again: a commit whose reply was lost is settled by
+//!   running the same batch on a new connection.
+//! * No database call sits under a timeout, a `select!` or a handler that may be dropped. Work
+//!   runs in tasks of its own, callers wait on channels, and a connection that did not end its
+//!   work is closed, never used again. (sqlx 0.9.0 otherwise hands out connections that are still
+//!   inside a transaction: its issue 4393.)
+//! * Time is bounded by the server (`statement_timeout`, `lock_timeout`) and, for a server that
+//!   is frozen or gone, by a watchdog that closes the connection.
+
+pub mod archive;
+pub mod check;
+pub mod config;
+pub mod error;
+pub mod ledger;
+pub mod migrate;
+pub mod principals;
+
+mod lane;
+mod record;
+mod reserve;
+mod row;
+mod settle;
+mod vitals;

@@ -1,0 +1,282 @@
+//! [`PgArchive`]: reading, on a small pool of its own, so that no search slows issuing.
+
+use std::future::Future;
+use std::time::Duration;
+use std::time::Instant;
+
+use chrono::DateTime;
+use chrono::Utc;
+use sqlx::PgConnection;
+use sqlx::Postgres;
+use sqlx::QueryBuilder;
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::PgPool;
+use sqlx::postgres::PgPoolOptions;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use crate::ca::Archive;
+use crate::ca::CertificateRecord;
+use crate::ca::LedgerFault;
+use crate::ca::Page;
+use crate::ca::PortFuture;
+use crate::ca::Principal;
+use crate::ca::SearchFilter;
+use crate::ca::Status;
+use crate::db::config::DbConfig;
+use crate::db::config::Purpose;
+use crate::db::error::DbFault;
+use crate::db::error::Failure;
+use crate::db::error::describe;
+use crate::db::principals;
+use crate::db::row;
+use crate::db::row::intent_columns;
+use crate::db::row::outcome_columns;
+use crate::pki::serial::SerialNumber;
+
+/// Longest wait for a free connection.
+const ACQUIRE_MAX: Duration = Duration::from_secs(2);
+/// A reading that takes longer loses its connection. Above the session's `statement_timeout`.
+const READING_MAX: Duration = Duration::from_secs(15);
+/// An idle connection is closed after this long.
+const IDLE_MAX: Duration = Duration::from_mins(5);
+/// A dead connection fails at once; what fails later (a statement's time-out) would again.
+const RETRY_WITHIN: Duration = Duration::from_secs(1);
+/// Largest page (contract: search).
+const PAGE_MAX: i64 = 1000;
+
+/// Issued certificates, joined with their intents. Filters and order follow.
+const ISSUED: &str = concat!(
+    "SELECT ",
+    intent_columns!(),
+    ", ",
+    outcome_columns!(),
+    " FROM outcome o JOIN intent i ON i.intent_id = o.intent_id WHERE o.der IS NOT NULL"
+);
+
+/// The archive in PostgreSQL.
+pub struct PgArchive {
+    pool: PgPool,
+}
+
+impl PgArchive {
+    /// Connects when first used, on the current Tokio runtime. Fails only when the URL is none.
+    pub fn new(config: &DbConfig) -> Result<Self, DbFault> {
+        let pool = PgPoolOptions::new()
+            .max_connections(config.archive_connections_max)
+            .acquire_timeout(ACQUIRE_MAX)
+            .idle_timeout(IDLE_MAX)
+            // A frozen server is found out within this time, and before the reading begins.
+            .test_before_acquire(true)
+            .connect_lazy_with(config.options(Purpose::Archive)?);
+        Ok(Self { pool })
+    }
+
+    /// Runs a reading in a task of its own. After a restart of the server each idle connection
+    /// fails once: reading is harmless, so it is tried on all of them and on a new one.
+    async fn read<T, F>(&self, reading: impl Fn(Reader) -> F) -> Result<T, LedgerFault>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Failure>> + Send + 'static,
+    {
+        let start = Instant::now();
+        let mut tries_left = self.pool.options().get_max_connections();
+        loop {
+            let mut task = tokio::spawn(reading(Reader(self.pool.clone())));
+            let reason = match timeout(READING_MAX, &mut task).await {
+                Ok(Ok(Ok(found))) => return Ok(found),
+                Ok(Ok(Err(Failure::Unavailable(_))))
+                    if tries_left > 0 && start.elapsed() < RETRY_WITHIN =>
+                {
+                    tries_left -= 1;
+                    continue;
+                }
+                Ok(Ok(Err(failure))) => failure.reason(),
+                Ok(Err(panicked)) => panicked.to_string(),
+                Err(_) => {
+                    task.abort();
+                    return Err(LedgerFault::Deadline);
+                }
+            };
+            return Err(LedgerFault::Unavailable(reason));
+        }
+    }
+}
+
+impl Archive for PgArchive {
+    fn certificate(
+        &self,
+        serial_number: SerialNumber,
+    ) -> PortFuture<'_, Result<Option<CertificateRecord>, LedgerFault>> {
+        let filter = SearchFilter {
+            serial_number: Some(serial_number),
+            ..SearchFilter::default()
+        };
+        Box::pin(async move { Ok(self.search(filter, 1, None).await?.items.pop()) })
+    }
+
+    fn search(
+        &self,
+        filter: SearchFilter,
+        limit: i64,
+        cursor: Option<Uuid>,
+    ) -> PortFuture<'_, Result<Page, LedgerFault>> {
+        let limit = limit.clamp(1, PAGE_MAX);
+        Box::pin(self.read(move |reader| {
+            let mut query = query(&filter, limit, cursor);
+            async move {
+                let mut connection = reader.acquire().await?;
+                let page = page(connection.get()?, &mut query, limit)
+                    .await
+                    .map_err(|e| Failure::from(&e))?;
+                connection.release();
+                Ok(page)
+            }
+        }))
+    }
+
+    fn now(&self) -> PortFuture<'_, Result<DateTime<Utc>, LedgerFault>> {
+        Box::pin(self.read(|reader| async move {
+            let mut connection = reader.acquire().await?;
+            let now = sqlx::query_scalar("SELECT clock_timestamp()")
+                .fetch_one(connection.get()?)
+                .await
+                .map_err(|e| Failure::from(&e))?;
+            connection.release();
+            Ok(now)
+        }))
+    }
+
+    fn principals(&self) -> PortFuture<'_, Result<Vec<Principal>, LedgerFault>> {
+        Box::pin(self.read(|reader| async move {
+            let mut connection = reader.acquire().await?;
+            let all = principals::all(connection.get()?)
+                .await
+                .map_err(|e| Failure::from(&e))?;
+            connection.release();
+            Ok(all)
+        }))
+    }
+}
+
+async fn page(
+    connection: &mut PgConnection,
+    query: &mut QueryBuilder<Postgres>,
+    limit: i64,
+) -> Result<Page, sqlx::Error> {
+    let rows = query.build().fetch_all(connection).await?;
+    let mut items = Vec::with_capacity(rows.len());
+    for row in &rows {
+        items.extend(row::certificate(row::intent(row)?, row)?);
+    }
+    // One more than asked for was fetched: it tells whether there is another page.
+    let full = usize::try_from(limit).unwrap_or(usize::MAX);
+    let more = items.len() > full;
+    items.truncate(full);
+    let next = items.last().filter(|_| more).map(|last| last.intent.id);
+    Ok(Page { items, next })
+}
+
+/// Newest first: intent ids are UUIDv7, so their order is the order of asking, and a page starts
+/// below the last id of the one before (keyset paging: complete and without repeats while new
+/// certificates arrive).
+fn query(filter: &SearchFilter, limit: i64, cursor: Option<Uuid>) -> QueryBuilder<Postgres> {
+    let mut sql = QueryBuilder::new(ISSUED);
+    let mut equal = |condition: &str, value: &Option<String>| {
+        if let Some(value) = value {
+            sql.push(condition).push_bind(value.clone());
+        }
+    };
+    equal(" AND i.subject ->> 'CN' = ", &filter.cn);
+    equal(
+        " AND i.subject ? 'serialNumber' AND i.subject ->> 'serialNumber' = ",
+        &filter.device_serial,
+    );
+    equal(" AND i.profile = ", &filter.profile);
+    equal(" AND i.issuer = ", &filter.issuer);
+    equal(" AND i.principal = ", &filter.station);
+    equal(" AND i.work_order = ", &filter.order);
+    // By the claim's indexes. Only an abandoned intent's claims are not live, and it has no
+    // certificate; a serial number is held for ever.
+    if let Some(device) = &filter.device {
+        sql.push(
+            " AND i.intent_id IN (SELECT c.intent_id FROM claim c WHERE c.live AND c.device = ",
+        )
+        .push_bind(device.clone())
+        .push(")");
+    }
+    if let Some(spki) = filter.spki {
+        sql.push(" AND i.intent_id IN (SELECT c.intent_id FROM claim c WHERE c.live AND c.spki_sha256 = ")
+            .push_bind(spki.to_vec())
+            .push(")");
+    }
+    if let Some(serial_number) = filter.serial_number {
+        sql.push(" AND i.intent_id IN (SELECT c.intent_id FROM claim c WHERE c.serial_number = ")
+            .push_bind(serial_number.as_bytes().to_vec())
+            .push(")");
+    }
+    if let Some(fingerprint) = filter.fingerprint {
+        sql.push(" AND o.fingerprint = ")
+            .push_bind(fingerprint.to_vec());
+    }
+    if filter.batch.is_some() {
+        // There are no batches yet, so nothing is in one.
+        sql.push(" AND false");
+    }
+    match filter.status {
+        // All that have a certificate are.
+        Some(Status::Issued) | None => {}
+    }
+    if let Some(issued_after) = filter.issued_after {
+        sql.push(" AND o.recorded_at >= ").push_bind(issued_after);
+    }
+    if let Some(issued_before) = filter.issued_before {
+        sql.push(" AND o.recorded_at < ").push_bind(issued_before);
+    }
+    if let Some(cursor) = cursor {
+        sql.push(" AND o.intent_id < ").push_bind(cursor);
+    }
+    sql.push(" ORDER BY o.intent_id DESC LIMIT ")
+        .push_bind(limit.saturating_add(1));
+    sql
+}
+
+/// Hands out connections that are closed unless they are released.
+struct Reader(PgPool);
+
+impl Reader {
+    async fn acquire(self) -> Result<Borrowed, Failure> {
+        match self.0.acquire().await {
+            Ok(connection) => Ok(Borrowed(Some(connection))),
+            // Not `Unavailable`, which would be tried again: the wait was long enough.
+            Err(error @ sqlx::Error::PoolTimedOut) => Err(Failure::Conflict(describe(&error))),
+            Err(error) => Err(Failure::from(&error)),
+        }
+    }
+}
+
+/// A connection that goes back to the pool only after its work has ended well.
+struct Borrowed(Option<PoolConnection<Postgres>>);
+
+impl Borrowed {
+    fn get(&mut self) -> Result<&mut PgConnection, Failure> {
+        match &mut self.0 {
+            Some(connection) => Ok(connection),
+            None => Err(Failure::Unavailable(
+                "the connection was given back".to_owned(),
+            )),
+        }
+    }
+
+    fn release(mut self) {
+        drop(self.0.take());
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.take() {
+            drop(connection.detach());
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! How to reach the database, and the limits that every session asks the server to keep.
+
+use std::str::FromStr;
+
+use secrecy::ExposeSecret;
+use secrecy::SecretString;
+use sqlx::postgres::PgConnectOptions;
+
+use crate::db::error::DbFault;
+
+/// Where the database is. The URL may hold a password, so it has no `Debug`.
+#[derive(Clone)]
+pub struct DbConfig {
+    /// `postgres://user@host/database`; `?host=/run/postgresql` for a unix socket.
+    pub url: SecretString,
+    /// Most connections that reading may use; issuing has three of its own beside them.
+    pub archive_connections_max: u32,
+}
+
+/// What a connection is for; shows as `application_name`, and decides its limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// One of the ledger's lanes.
+    Ledger(&'static str),
+    /// Searches and downloads.
+    Archive,
+    /// Start-up checks and commands: the server's own settings, so that they can be looked at.
+    Command,
+}
+
+/// Limits of a ledger session. Below the watchdog's, so that the server speaks first.
+const LEDGER_SESSION: &[(&str, &str)] = &[
+    ("statement_timeout", "4s"),
+    ("lock_timeout", "3s"),
+    ("idle_in_transaction_session_timeout", "5s"),
+    // Durable before it is answered, whatever the server's default becomes at run time.
+    ("synchronous_commit", "on"),
+    // The ledger looks up keys and joins batches. Its plans are kept with its prepared statements:
+    // one made while the tables were still empty must not scan them when they are full, nor
+    // compare each row of a batch with each other one. Look-ups are written as sub-selects, which
+    // no join method can turn into a scan.
+    ("plan_cache_mode", "force_generic_plan"),
+    ("enable_seqscan", "off"),
+    ("enable_nestloop", "off"),
+    ("jit", "off"),
+];
+
+/// Limits of a reading session.
+const ARCHIVE_SESSION: &[(&str, &str)] = &[
+    ("statement_timeout", "10s"),
+    ("lock_timeout", "3s"),
+    ("idle_in_transaction_session_timeout", "5s"),
+    ("default_transaction_read_only", "on"),
+    // A filter that matches nothing must not be planned like the one before it.
+    ("plan_cache_mode", "force_custom_plan"),
+    ("jit", "off"),
+];
+
+/// Limits of a command's session.
+const COMMAND_SESSION: &[(&str, &str)] = &[("lock_timeout", "10s")];
+
+/// So that the server gives up a client that vanished, and with it the locks it held. Seconds;
+/// without effect on unix sockets.
+const KEEPALIVE: &[(&str, &str)] = &[
+    ("tcp_keepalives_idle", "5"),
+    ("tcp_keepalives_interval", "2"),
+    ("tcp_keepalives_count", "3"),
+];
+
+impl DbConfig {
+    /// The options of a connection for one purpose. Fails when the URL is none; the message never
+    /// holds the URL.
+    pub(super) fn options(&self, purpose: Purpose) -> Result<PgConnectOptions, DbFault> {
+        let options = PgConnectOptions::from_str(self.url.expose_secret())
+            .map_err(|_| DbFault::Url)?
+            .options(KEEPALIVE.iter().copied());
+        Ok(match purpose {
+            Purpose::Ledger(lane) => options
+                .application_name(&format!("certfactory {lane}"))
+                .options(LEDGER_SESSION.iter().copied()),
+            Purpose::Archive => options
+                .application_name("certfactory archive")
+                .options(ARCHIVE_SESSION.iter().copied()),
+            Purpose::Command => options
+                .application_name("certfactory command")
+                .options(COMMAND_SESSION.iter().copied()),
+        })
+    }
+}

@@ -1,0 +1,304 @@
+//! A lane: one queue, one task, one connection, one transaction at a time.
+//!
+//! Whatever waits when the connection becomes free is one batch (group commit without a timer).
+//! A batch that fails is run again, as the same batch, for those who still wait: that is how an
+//! unknown outcome is settled and how service returns by itself. See [`Job`] for what that asks.
+
+use std::future::Future;
+use std::hash::BuildHasher;
+use std::hash::Hasher;
+use std::hash::RandomState;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+use sqlx::ConnectOptions;
+use sqlx::Connection;
+use sqlx::PgConnection;
+use sqlx::postgres::PgConnectOptions;
+use tokio::sync::mpsc;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use crate::ca::LedgerFault;
+use crate::db::error::Failure;
+use crate::db::error::describe;
+use crate::db::vitals::Vitals;
+use crate::metrics::LedgerMetrics;
+
+/// Jobs that may wait in one lane: several batches; more could not be done in time.
+const QUEUE_DEPTH_MAX: usize = 1024;
+/// An idle lane asks this often whether it still works.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// A batch that takes longer makes the lane say that it is down, though it may yet succeed.
+const SLOW: Duration = Duration::from_secs(2);
+/// A batch that takes this much longer still loses its connection: the server is frozen or gone.
+const STUCK: Duration = Duration::from_secs(3);
+/// Longest wait for a new connection.
+const CONNECT_MAX: Duration = Duration::from_secs(2);
+/// First and longest pause between two attempts while the server is down. Well below the five
+/// seconds within which full speed must be back.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
+
+/// What a lane does for its callers.
+pub(super) trait Job: Send + Sync + 'static {
+    /// What one caller gets.
+    type Answer: Send + 'static;
+    /// The lane's name in logs, in health and as `application_name`.
+    const LANE: &'static str;
+    /// Most jobs in one transaction.
+    const BATCH_MAX: usize;
+
+    /// Does all jobs in one transaction, and gives the answers in the order of the jobs.
+    ///
+    /// Must be safe to run again, on another connection, with any part of the same jobs, whether
+    /// or not an earlier run was committed. With no jobs it must write nothing, yet ask for the
+    /// same locks and rights as with jobs: it is the lane's health check.
+    fn run(
+        connection: &mut PgConnection,
+        jobs: &[Arc<Self>],
+    ) -> impl Future<Output = Result<Vec<Result<Self::Answer, LedgerFault>>, sqlx::Error>> + Send;
+}
+
+/// The callers' end of a lane. Dropping it lets the lane finish what waits and end.
+pub(super) struct Lane<J: Job> {
+    queue: mpsc::Sender<Waiting<J>>,
+    vitals: Arc<Vitals>,
+}
+
+struct Waiting<J: Job> {
+    job: Arc<J>,
+    deadline: Instant,
+    answer: oneshot::Sender<Result<J::Answer, LedgerFault>>,
+}
+
+impl<J: Job> Lane<J> {
+    /// Starts the lane's task; it connects by itself.
+    pub(super) fn start(
+        options: PgConnectOptions,
+        vitals: Arc<Vitals>,
+        metrics: Arc<LedgerMetrics>,
+    ) -> Self {
+        let (queue, arrivals) = mpsc::channel(QUEUE_DEPTH_MAX);
+        let committer = Committer {
+            options,
+            arrivals,
+            connection: None,
+            failures: 0,
+            vitals: Arc::clone(&vitals),
+            metrics,
+        };
+        tokio::spawn(committer.run());
+        Self { queue, vitals }
+    }
+
+    /// Waits for the answer, at most until `deadline`. Fails at once while the lane is known to be
+    /// down or its queue is full. Dropping the future loses the answer, never the job.
+    pub(super) async fn submit(&self, job: J, deadline: Instant) -> Result<J::Answer, LedgerFault> {
+        if let Some(reason) = self.vitals.lane(J::LANE) {
+            return Err(LedgerFault::Unavailable(reason));
+        }
+        let (answer, answered) = oneshot::channel();
+        let waiting = Waiting {
+            job: Arc::new(job),
+            deadline,
+            answer,
+        };
+        self.queue
+            .try_send(waiting)
+            .map_err(|refused| match refused {
+                mpsc::error::TrySendError::Full(_) => LedgerFault::Overloaded,
+                mpsc::error::TrySendError::Closed(_) => {
+                    LedgerFault::Unavailable("the ledger has stopped".to_owned())
+                }
+            })?;
+        match tokio::time::timeout_at(deadline.into(), answered).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) | Err(_) => Err(LedgerFault::Deadline),
+        }
+    }
+}
+
+/// The lane's own end: it alone owns the connection.
+struct Committer<J: Job> {
+    options: PgConnectOptions,
+    arrivals: mpsc::Receiver<Waiting<J>>,
+    connection: Option<PgConnection>,
+    /// Failures of the server since it last worked.
+    failures: u32,
+    vitals: Arc<Vitals>,
+    metrics: Arc<LedgerMetrics>,
+}
+
+impl<J: Job> Committer<J> {
+    async fn run(mut self) {
+        // At once, so that readiness does not wait for the first request.
+        self.settle(Vec::new()).await;
+        while let Some(batch) = self.next_batch().await {
+            self.settle(batch).await;
+        }
+        if let Some(connection) = self.connection.take() {
+            let goodbye = tokio::spawn(connection.close());
+            let _ = timeout(CONNECT_MAX, goodbye).await;
+        }
+    }
+
+    /// Everything that waits; empty, which is a health check, when nothing came for a while.
+    /// `None` when no caller is left.
+    async fn next_batch(&mut self) -> Option<Vec<Waiting<J>>> {
+        let idle = match self.failures {
+            0 => PROBE_INTERVAL,
+            failures => backoff(failures),
+        };
+        let mut batch = Vec::new();
+        match timeout(idle, self.arrivals.recv_many(&mut batch, J::BATCH_MAX)).await {
+            Ok(0) => None,
+            Ok(_) | Err(_) => Some(batch),
+        }
+    }
+
+    /// Runs a batch until each of its callers has an answer or has gone.
+    async fn settle(&mut self, batch: Vec<Waiting<J>>) {
+        let probe = batch.is_empty();
+        let mut parts = vec![batch];
+        while let Some(mut part) = parts.pop() {
+            part.retain(Waiting::waits);
+            if part.is_empty() && !probe {
+                continue;
+            }
+            match self.attempt(&part).await {
+                Ok(answers) => {
+                    self.failures = 0;
+                    self.vitals.works(J::LANE);
+                    for (waiting, answer) in part.into_iter().zip(answers) {
+                        // A caller who has gone is no failure.
+                        let _ = waiting.answer.send(answer);
+                    }
+                }
+                Err(Failure::Data(reason)) if part.len() > 1 => {
+                    tracing::warn!(
+                        lane = J::LANE,
+                        rows = part.len(),
+                        reason,
+                        "splitting a batch"
+                    );
+                    let second = part.split_off(part.len() / 2);
+                    parts.push(second);
+                    parts.push(part);
+                }
+                Err(Failure::Data(reason)) if !probe => {
+                    tracing::error!(lane = J::LANE, reason, "the database refuses a row");
+                    for waiting in part {
+                        let _ = waiting
+                            .answer
+                            .send(Err(LedgerFault::Unavailable(reason.clone())));
+                    }
+                }
+                Err(Failure::Conflict(reason)) => {
+                    tracing::debug!(lane = J::LANE, reason, "running a batch again");
+                    tokio::time::sleep(jitter()).await;
+                    parts.push(part);
+                }
+                Err(Failure::Data(reason) | Failure::Unavailable(reason)) => {
+                    self.failures = self.failures.saturating_add(1);
+                    // One lost connection is repaired before anybody hears of it.
+                    if self.failures > 1 {
+                        self.vitals.fails(J::LANE, &reason);
+                        if probe {
+                            return;
+                        }
+                        tokio::time::sleep(backoff(self.failures)).await;
+                    }
+                    parts.push(part);
+                }
+            }
+        }
+    }
+
+    /// One run of one transaction, in a task of its own that owns the connection. On any failure
+    /// the connection is closed.
+    async fn attempt(
+        &mut self,
+        part: &[Waiting<J>],
+    ) -> Result<Vec<Result<J::Answer, LedgerFault>>, Failure> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.connect().await?,
+        };
+        let jobs: Vec<Arc<J>> = part
+            .iter()
+            .map(|waiting| Arc::clone(&waiting.job))
+            .collect();
+        let started = Instant::now();
+        let mut work = tokio::spawn(async move {
+            let answers = J::run(&mut connection, &jobs).await;
+            (connection, answers)
+        });
+
+        let mut ended = timeout(SLOW, &mut work).await;
+        if ended.is_err() {
+            self.vitals.fails(J::LANE, "the database is slow to answer");
+            ended = timeout(STUCK, &mut work).await;
+        }
+        let Ok(ended) = ended else {
+            work.abort();
+            return Err(Failure::Unavailable(
+                "the database does not answer".to_owned(),
+            ));
+        };
+        match ended {
+            Ok((connection, Ok(answers))) => {
+                self.connection = Some(connection);
+                if !part.is_empty() {
+                    self.metrics.batch_rows.observe(rows(part.len()));
+                    self.metrics
+                        .commit_seconds
+                        .observe(started.elapsed().as_secs_f64());
+                }
+                Ok(answers)
+            }
+            Ok((_closed, Err(error))) => Err(Failure::from(&error)),
+            Err(panicked) => Err(Failure::Data(panicked.to_string())),
+        }
+    }
+
+    async fn connect(&self) -> Result<PgConnection, Failure> {
+        let options = self.options.clone();
+        let mut work = tokio::spawn(async move { options.connect().await });
+        match timeout(CONNECT_MAX, &mut work).await {
+            Ok(Ok(Ok(connection))) => Ok(connection),
+            Ok(Ok(Err(error))) => Err(Failure::Unavailable(describe(&error))),
+            Ok(Err(panicked)) => Err(Failure::Unavailable(panicked.to_string())),
+            Err(_) => {
+                work.abort();
+                Err(Failure::Unavailable(
+                    "the database does not accept connections".to_owned(),
+                ))
+            }
+        }
+    }
+}
+
+impl<J: Job> Waiting<J> {
+    fn waits(&self) -> bool {
+        self.deadline > Instant::now() && !self.answer.is_closed()
+    }
+}
+
+fn backoff(failures: u32) -> Duration {
+    let (first, longest) = BACKOFF;
+    first
+        .saturating_mul(1 << failures.saturating_sub(2).min(8))
+        .min(longest)
+}
+
+/// 1 to 8 ms, so that two replicas that met do not meet again.
+fn jitter() -> Duration {
+    let chance = RandomState::new().build_hasher().finish();
+    Duration::from_micros(1000 + chance % 7000)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a batch has a few hundred rows")]
+fn rows(count: usize) -> f64 {
+    count as f64
+}

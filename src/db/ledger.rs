@@ -1,0 +1,137 @@
+//! [`PgLedger`]: group commit over three lanes, one for each kind of transaction.
+
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+use uuid::Uuid;
+
+use crate::ca::CertificateRecord;
+use crate::ca::Intent;
+use crate::ca::Ledger;
+use crate::ca::LedgerFault;
+use crate::ca::Outcome;
+use crate::ca::PortFuture;
+use crate::ca::Reservation;
+use crate::db::config::DbConfig;
+use crate::db::config::Purpose;
+use crate::db::error::DbFault;
+use crate::db::lane::Job;
+use crate::db::lane::Lane;
+use crate::db::record::Record;
+use crate::db::reserve::Reserve;
+use crate::db::settle::Settle;
+use crate::db::settle::Settled;
+use crate::db::vitals::Vitals;
+use crate::metrics::LedgerMetrics;
+use crate::pki::certificate::SignedCertificate;
+
+/// Longest wait for a settlement; nobody at a station waits for one.
+const SETTLEMENT_MAX: Duration = Duration::from_secs(5);
+
+/// The ledger in PostgreSQL. Heals by itself: while the server is away calls fail at once with
+/// the reason, and as soon as it is back they succeed.
+///
+/// Reservations and outcomes have a lane each, so that while one batch of certificates is being
+/// made durable the next batch of intents already is, too. When the ledger is dropped its lanes
+/// finish what waits, then close their connections.
+pub struct PgLedger {
+    reservations: Lane<Reserve>,
+    outcomes: Lane<Record>,
+    settlements: Lane<Settle>,
+    vitals: Arc<Vitals>,
+}
+
+impl PgLedger {
+    /// Starts the lanes on the current Tokio runtime. Does not wait for the database: see
+    /// [`Ledger::ready`]. Fails only when the URL is none.
+    pub fn start(config: &DbConfig, metrics: &Arc<LedgerMetrics>) -> Result<Arc<Self>, DbFault> {
+        let lanes = [Reserve::LANE, Record::LANE, Settle::LANE];
+        let vitals = Arc::new(Vitals::new(&lanes, metrics.up.clone()));
+        Ok(Arc::new(Self {
+            reservations: lane(config, &vitals, metrics)?,
+            outcomes: lane(config, &vitals, metrics)?,
+            settlements: lane(config, &vitals, metrics)?,
+            vitals,
+        }))
+    }
+
+    async fn settle(&self, job: Settle) -> Result<Settled, LedgerFault> {
+        self.settlements
+            .submit(job, Instant::now() + SETTLEMENT_MAX)
+            .await
+    }
+}
+
+fn lane<J: Job>(
+    config: &DbConfig,
+    vitals: &Arc<Vitals>,
+    metrics: &Arc<LedgerMetrics>,
+) -> Result<Lane<J>, DbFault> {
+    let options = config.options(Purpose::Ledger(J::LANE))?;
+    Ok(Lane::start(
+        options,
+        Arc::clone(vitals),
+        Arc::clone(metrics),
+    ))
+}
+
+impl Ledger for PgLedger {
+    fn reserve(
+        &self,
+        intent: Intent,
+        deadline: Instant,
+    ) -> PortFuture<'_, Result<Reservation, LedgerFault>> {
+        Box::pin(async move {
+            // An intent whose certificate could not be recorded is better not stored.
+            self.vitals.all().map_err(LedgerFault::Unavailable)?;
+            self.reservations.submit(Reserve(intent), deadline).await
+        })
+    }
+
+    fn record(
+        &self,
+        intent: Intent,
+        certificate: SignedCertificate,
+        deadline: Instant,
+    ) -> PortFuture<'_, Result<CertificateRecord, LedgerFault>> {
+        let job = Record {
+            intent,
+            certificate,
+        };
+        Box::pin(self.outcomes.submit(job, deadline))
+    }
+
+    fn outcome(&self, intent: Uuid) -> PortFuture<'_, Result<Option<Outcome>, LedgerFault>> {
+        Box::pin(async move {
+            match self.settle(Settle::Outcome(intent)).await? {
+                Settled::Outcome(outcome) => Ok(*outcome),
+                Settled::TakeOver(_) | Settled::Abandon => Err(mixed_up()),
+            }
+        })
+    }
+
+    fn take_over(&self, limit: i64) -> PortFuture<'_, Result<Vec<Intent>, LedgerFault>> {
+        Box::pin(async move {
+            match self.settle(Settle::TakeOver(limit)).await? {
+                Settled::TakeOver(intents) => Ok(intents),
+                Settled::Outcome(_) | Settled::Abandon => Err(mixed_up()),
+            }
+        })
+    }
+
+    fn abandon(&self, intent: Uuid, reason: String) -> PortFuture<'_, Result<(), LedgerFault>> {
+        Box::pin(async move {
+            self.settle(Settle::Abandon(intent, reason)).await?;
+            Ok(())
+        })
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        self.vitals.all()
+    }
+}
+
+fn mixed_up() -> LedgerFault {
+    LedgerFault::Unavailable("the settlement lane mixed up its answers".to_owned())
+}

@@ -1,0 +1,238 @@
+//! Transaction "reserve": intents become durable, each whole or not at all.
+
+use std::collections::HashMap;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use sqlx::PgConnection;
+use sqlx::Row;
+use uuid::Uuid;
+
+use crate::ca::Claim;
+use crate::ca::Intent;
+use crate::ca::LedgerFault;
+use crate::ca::Prior;
+use crate::ca::Reservation;
+use crate::db::lane::Job;
+use crate::db::row;
+use crate::db::row::intent_columns;
+use crate::db::row::outcome_columns;
+
+/// One statement, so one round trip and one transaction. A claim that is taken leaves its row out
+/// of `admitted`, and with it out of the other two tables.
+const ADMIT: &str = "
+    WITH batch AS (
+        SELECT * FROM UNNEST(
+            $1::uuid[], $2::bytea[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::text[],
+            $8::bytea[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[],
+            $14::bytea[], $15::timestamptz[], $16::timestamptz[], $17::bytea[])
+        AS b (intent_id, serial_number, issuer, profile, profile_sha256, principal,
+              idempotency_key, request_sha256, work_order, device, slot, subject, thing_name,
+              spki_sha256, not_before, not_after, tbs)
+    ), admitted AS (
+        INSERT INTO claim (intent_id, serial_number, spki_sha256, slot, device, principal,
+                           idempotency_key)
+        SELECT intent_id, serial_number, spki_sha256, slot, device, principal, idempotency_key
+        FROM batch
+        ON CONFLICT DO NOTHING
+        RETURNING intent_id
+    ), stored AS (
+        INSERT INTO intent (intent_id, serial_number, issuer, profile, profile_sha256, principal,
+                            idempotency_key, request_sha256, work_order, device, slot, subject,
+                            thing_name, spki_sha256, not_before, not_after, tbs)
+        SELECT b.intent_id, b.serial_number, b.issuer, b.profile, b.profile_sha256, b.principal,
+               b.idempotency_key, b.request_sha256, b.work_order, b.device, b.slot,
+               b.subject::jsonb, b.thing_name, b.spki_sha256, b.not_before, b.not_after, b.tbs
+        FROM batch b
+        WHERE b.intent_id IN (SELECT a.intent_id FROM admitted a)
+    ), opened AS (
+        INSERT INTO open_intent (intent_id, lease_until)
+        SELECT a.intent_id, statement_timestamp() + interval '5 seconds' FROM admitted a
+    )
+    SELECT intent_id FROM admitted";
+
+/// Who holds what these rows claim. Its own statement, so that its snapshot sees the holder.
+const HOLDERS: &str = concat!(
+    "SELECT r.intent_id AS refused, h.what, ",
+    intent_columns!(),
+    ", ",
+    outcome_columns!(),
+    " FROM UNNEST(
+            $1::uuid[], $2::bytea[], $3::bytea[], $4::text[], $5::text[], $6::text[], $7::text[])
+        AS r (intent_id, serial_number, spki_sha256, slot, device, principal, idempotency_key)
+    CROSS JOIN LATERAL (VALUES
+        ('self', (SELECT c.intent_id FROM claim c WHERE c.intent_id = r.intent_id)),
+        ('idempotency', (SELECT c.intent_id FROM claim c
+            WHERE c.live AND c.idempotency_key IS NOT NULL
+                  AND c.principal = r.principal AND c.idempotency_key = r.idempotency_key)),
+        ('device', (SELECT c.intent_id FROM claim c
+            WHERE c.live AND c.device = r.device AND c.slot = r.slot)),
+        ('public key', (SELECT c.intent_id FROM claim c
+            WHERE c.live AND c.spki_sha256 = r.spki_sha256)),
+        ('serial number', (SELECT c.intent_id FROM claim c
+            WHERE c.serial_number = r.serial_number))
+    ) AS h (what, intent_id)
+    CROSS JOIN LATERAL (SELECT * FROM intent i WHERE i.intent_id = h.intent_id LIMIT 1) AS i
+    LEFT JOIN LATERAL (SELECT * FROM outcome o WHERE o.intent_id = h.intent_id LIMIT 1) AS o
+        ON true"
+);
+
+/// Times a row is offered again when its holder was abandoned between the two statements.
+const OFFERS_MAX: usize = 3;
+
+/// One intent to store.
+pub(super) struct Reserve(pub(super) Intent);
+
+impl Job for Reserve {
+    type Answer = Reservation;
+    const LANE: &'static str = "reservations";
+    const BATCH_MAX: usize = 256;
+
+    async fn run(
+        connection: &mut PgConnection,
+        jobs: &[Arc<Self>],
+    ) -> Result<Vec<Result<Reservation, LedgerFault>>, sqlx::Error> {
+        let mut seen = HashSet::with_capacity(jobs.len());
+        let mut open: Vec<&Intent> = jobs.iter().map(|job| &job.0).collect();
+        open.retain(|intent| seen.insert(intent.id));
+        // The same order in every replica keeps two batches from waiting for each other.
+        open.sort_by(|a, b| (&a.device, &a.slot, a.id).cmp(&(&b.device, &b.slot, b.id)));
+        let mut stored: HashSet<Uuid> = HashSet::with_capacity(jobs.len());
+        let mut refused: HashMap<Uuid, Vec<Prior>> = HashMap::new();
+        for _ in 0..OFFERS_MAX {
+            stored.extend(admit(connection, &open).await?);
+            open.retain(|intent| !stored.contains(&intent.id));
+            if !open.is_empty() {
+                holders(connection, &open, &mut stored, &mut refused).await?;
+                open.retain(|i| !stored.contains(&i.id) && !refused.contains_key(&i.id));
+            }
+            if open.is_empty() {
+                break;
+            }
+        }
+        let answer = |job: &Arc<Self>| {
+            if stored.contains(&job.0.id) {
+                return Ok(Reservation::Reserved);
+            }
+            match refused.get(&job.0.id) {
+                Some(priors) => Ok(Reservation::Taken(priors.iter().map(copy).collect())),
+                None => Err(LedgerFault::Unavailable(
+                    "what the request claims changes too often".to_owned(),
+                )),
+            }
+        };
+        Ok(jobs.iter().map(answer).collect())
+    }
+}
+
+/// Stores those that claim nothing taken; returns which.
+async fn admit(
+    connection: &mut PgConnection,
+    intents: &[&Intent],
+) -> Result<HashSet<Uuid>, sqlx::Error> {
+    let each =
+        |value: fn(&Intent) -> &[u8]| -> Vec<&[u8]> { intents.iter().map(|i| value(i)).collect() };
+    let text = |value: fn(&Intent) -> Option<&str>| -> Vec<Option<&str>> {
+        intents.iter().map(|i| value(i)).collect()
+    };
+    let subjects: Vec<String> = intents
+        .iter()
+        .map(|i| row::subject_json(&i.subject))
+        .collect();
+    let rows = sqlx::query(ADMIT)
+        .bind(intents.iter().map(|i| i.id).collect::<Vec<_>>())
+        .bind(each(|i| i.serial_number.as_bytes()))
+        .bind(text(|i| Some(&i.issuer)))
+        .bind(text(|i| Some(&i.profile)))
+        .bind(each(|i| &i.profile_sha256))
+        .bind(text(|i| Some(&i.principal)))
+        .bind(text(|i| i.idempotency_key.as_deref()))
+        .bind(each(|i| &i.request_sha256))
+        .bind(text(|i| i.order.as_deref()))
+        .bind(text(|i| Some(&i.device)))
+        .bind(text(|i| Some(&i.slot)))
+        .bind(subjects)
+        .bind(text(|i| i.thing_name.as_deref()))
+        .bind(each(|i| &i.spki_sha256))
+        .bind(
+            intents
+                .iter()
+                .map(|i| i.validity.not_before)
+                .collect::<Vec<_>>(),
+        )
+        .bind(
+            intents
+                .iter()
+                .map(|i| i.validity.not_after)
+                .collect::<Vec<_>>(),
+        )
+        .bind(each(|i| &i.tbs))
+        .fetch_all(connection)
+        .await?;
+    rows.iter().map(|row| row.try_get("intent_id")).collect()
+}
+
+/// For each intent that was not stored now: that it had been stored before, or who holds its claims.
+async fn holders(
+    connection: &mut PgConnection,
+    intents: &[&Intent],
+    stored: &mut HashSet<Uuid>,
+    refused: &mut HashMap<Uuid, Vec<Prior>>,
+) -> Result<(), sqlx::Error> {
+    let rows = sqlx::query(HOLDERS)
+        .bind(intents.iter().map(|i| i.id).collect::<Vec<_>>())
+        .bind(
+            intents
+                .iter()
+                .map(|i| &i.serial_number.as_bytes()[..])
+                .collect::<Vec<_>>(),
+        )
+        .bind(
+            intents
+                .iter()
+                .map(|i| &i.spki_sha256[..])
+                .collect::<Vec<_>>(),
+        )
+        .bind(intents.iter().map(|i| &*i.slot).collect::<Vec<_>>())
+        .bind(intents.iter().map(|i| &*i.device).collect::<Vec<_>>())
+        .bind(intents.iter().map(|i| &*i.principal).collect::<Vec<_>>())
+        .bind(
+            intents
+                .iter()
+                .map(|i| i.idempotency_key.as_deref())
+                .collect::<Vec<_>>(),
+        )
+        .fetch_all(connection)
+        .await?;
+
+    for row in &rows {
+        let id = row.try_get("refused")?;
+        let claim = match row.try_get::<&str, _>("what")? {
+            // Stored by an earlier run whose commit went unanswered.
+            "self" => {
+                stored.insert(id);
+                continue;
+            }
+            "idempotency" => Claim::Idempotency,
+            "device" => Claim::Device,
+            "public key" => Claim::PublicKey,
+            _ => Claim::SerialNumber,
+        };
+        let intent = row::intent(row)?;
+        refused.entry(id).or_default().push(Prior {
+            claim,
+            intent: intent.clone(),
+            certificate: row::certificate(intent, row)?,
+        });
+    }
+    Ok(())
+}
+
+/// For the second of two callers with the same intent in one batch.
+fn copy(prior: &Prior) -> Prior {
+    Prior {
+        claim: prior.claim,
+        intent: prior.intent.clone(),
+        certificate: prior.certificate.clone(),
+    }
+}

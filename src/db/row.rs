@@ -1,0 +1,107 @@
+//! Rows of `intent` and `outcome`, and the values they are.
+
+use std::collections::BTreeMap;
+
+use chrono::DateTime;
+use chrono::Utc;
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use sqlx::types::Json;
+
+use crate::ca::CertificateRecord;
+use crate::ca::Intent;
+use crate::ca::Status;
+use crate::pki::name::AttributeType;
+use crate::pki::name::Subject;
+use crate::pki::serial::SerialNumber;
+use crate::pki::validity::Validity;
+
+/// The columns [`intent`] reads, of a table named `i`.
+macro_rules! intent_columns {
+    () => {
+        "i.intent_id, i.serial_number, i.issuer, i.profile, i.profile_sha256, i.principal, \
+         i.idempotency_key, i.request_sha256, i.work_order, i.device, i.slot, i.subject, \
+         i.thing_name, i.spki_sha256, i.not_before, i.not_after, i.tbs"
+    };
+}
+pub(super) use intent_columns;
+
+/// The columns [`certificate`] reads, of a table named `o`.
+macro_rules! outcome_columns {
+    () => {
+        "o.der, o.fingerprint, o.log_index, o.recorded_at"
+    };
+}
+pub(super) use outcome_columns;
+
+/// An intent, from [`intent_columns`].
+pub(super) fn intent(row: &PgRow) -> Result<Intent, sqlx::Error> {
+    Ok(Intent {
+        id: row.try_get("intent_id")?,
+        serial_number: serial_number(row)?,
+        issuer: row.try_get("issuer")?,
+        profile: row.try_get("profile")?,
+        profile_sha256: row.try_get("profile_sha256")?,
+        principal: row.try_get("principal")?,
+        idempotency_key: row.try_get("idempotency_key")?,
+        request_sha256: row.try_get("request_sha256")?,
+        order: row.try_get("work_order")?,
+        device: row.try_get("device")?,
+        slot: row.try_get("slot")?,
+        subject: subject(row)?,
+        thing_name: row.try_get("thing_name")?,
+        spki_sha256: row.try_get("spki_sha256")?,
+        validity: Validity {
+            not_before: row.try_get("not_before")?,
+            not_after: row.try_get("not_after")?,
+        },
+        tbs: row.try_get("tbs")?,
+    })
+}
+
+/// The intent's certificate, from [`outcome_columns`]; `None` when it is open or was abandoned.
+pub(super) fn certificate(
+    intent: Intent,
+    row: &PgRow,
+) -> Result<Option<CertificateRecord>, sqlx::Error> {
+    let Some(der) = row.try_get("der")? else {
+        return Ok(None);
+    };
+    Ok(Some(CertificateRecord {
+        intent,
+        der,
+        fingerprint: row.try_get("fingerprint")?,
+        issued_at: row.try_get::<DateTime<Utc>, _>("recorded_at")?,
+        log_index: row.try_get("log_index")?,
+        status: Status::Issued,
+    }))
+}
+
+/// A subject as `subject` holds it: short names to values.
+pub(super) fn subject_json(subject: &Subject) -> String {
+    let values: serde_json::Map<String, serde_json::Value> = subject
+        .iter()
+        .map(|(kind, value)| (kind.short_name().to_owned(), value.into()))
+        .collect();
+    serde_json::Value::Object(values).to_string()
+}
+
+fn subject(row: &PgRow) -> Result<Subject, sqlx::Error> {
+    let Json(values): Json<BTreeMap<String, String>> = row.try_get("subject")?;
+    let mut subject = BTreeMap::new();
+    for (name, value) in values {
+        let kind = AttributeType::from_short_name(&name)
+            .ok_or_else(|| unreadable(&format!("subject attribute {name}")))?;
+        subject.insert(kind, value);
+    }
+    Subject::new(subject).map_err(|violations| unreadable(&format!("subject: {violations:?}")))
+}
+
+fn serial_number(row: &PgRow) -> Result<SerialNumber, sqlx::Error> {
+    SerialNumber::from_bytes(row.try_get("serial_number")?)
+        .ok_or_else(|| unreadable("serial number"))
+}
+
+fn unreadable(what: &str) -> sqlx::Error {
+    sqlx::Error::Decode(format!("the ledger holds an unreadable {what}").into())
+}

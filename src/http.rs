@@ -1,0 +1,96 @@
+//! The REST front end: the route table and the middleware order, nothing else.
+
+pub mod body;
+pub mod certificates;
+pub mod documents;
+pub mod issuers;
+pub mod middleware;
+pub mod ops;
+pub mod principal;
+pub mod problem;
+
+use std::future::ready;
+
+use actix_web::HttpResponse;
+use actix_web::web;
+use actix_web::web::ServiceConfig;
+use utoipa::OpenApi;
+
+use crate::http::problem::Problem;
+use crate::http::problem::Slug;
+
+/// The API listener's routes.
+pub fn api(config: &mut ServiceConfig) {
+    config
+        .service(
+            web::resource("/v1/certificates")
+                .route(web::post().to(certificates::issue))
+                .route(web::get().to(certificates::search::search))
+                .default_service(web::to(|| ready(not_allowed("GET, POST")))),
+        )
+        .service(
+            readable("/v1/certificates/{serial_number}").route(web::get().to(certificates::show)),
+        )
+        .service(readable("/v1/profiles").route(web::get().to(issuers::profiles)))
+        .service(readable("/v1/issuers").route(web::get().to(issuers::list)))
+        .service(
+            readable("/v1/issuers/{name}/certificate.pem")
+                .route(web::get().to(issuers::certificate)),
+        )
+        .service(readable("/v1/issuers/{name}/chain.pem").route(web::get().to(issuers::chain)))
+        .service(readable("/problems/{slug}").route(web::get().to(documents::problem_page)))
+        .service(readable("/manual/{page}").route(web::get().to(documents::manual_page)))
+        .service(readable("/openapi.json").route(web::get().to(documents::openapi)))
+        .service(readable("/docs").route(web::get().to(documents::docs_redirect)))
+        .service(documents::swagger_ui())
+        .default_service(web::to(not_found));
+}
+
+/// The operations listener's routes.
+pub fn operations(config: &mut ServiceConfig) {
+    config
+        .service(readable("/metrics").route(web::get().to(ops::metrics)))
+        .service(readable("/livez").route(web::get().to(ops::livez)))
+        .service(readable("/readyz").route(web::get().to(ops::readyz)))
+        .service(readable("/version").route(web::get().to(ops::version)))
+        .default_service(web::to(not_found));
+}
+
+fn readable(path: &str) -> actix_web::Resource {
+    web::resource(path).default_service(web::to(|| ready(not_allowed("GET"))))
+}
+
+async fn not_found() -> Result<HttpResponse, Problem> {
+    Err(Problem::new(
+        Slug::NotFound,
+        "no such address; /docs shows what there is",
+    ))
+}
+
+fn not_allowed(allow: &'static str) -> Result<HttpResponse, Problem> {
+    Err(Problem {
+        allow: Some(allow),
+        ..Problem::new(
+            Slug::MethodNotAllowed,
+            format!("this address takes {allow}"),
+        )
+    })
+}
+
+/// The API, as `/openapi.json` says it.
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "certfactory", description = "Issues one X.509 certificate per device. All routes but the public ones need a client certificate."),
+    paths(
+        certificates::issue,
+        certificates::search::search,
+        certificates::show,
+        issuers::profiles,
+        issuers::list,
+        issuers::certificate,
+        issuers::chain,
+        documents::problem_page
+    ),
+    tags((name = "certificates"), (name = "public"))
+)]
+pub struct Api;

@@ -1,0 +1,62 @@
+//! A request's body: bounded, and read before anything is answered.
+//!
+//! An answer that overtakes its request's body makes HTTP/2 clients see a broken stream instead of
+//! the problem. So even a body that is refused is read, up to a point, and thrown away.
+
+use std::time::Duration;
+
+use actix_web::HttpMessage;
+use actix_web::dev::Payload;
+use actix_web::dev::ServiceRequest;
+use actix_web::web::{Bytes, BytesMut};
+use futures_util::StreamExt;
+
+use crate::http::problem::Problem;
+use crate::http::problem::Slug;
+
+/// Longest body that is used, in octets.
+const LENGTH_MAX: usize = 64 * 1024;
+/// Longest body that is read to its end for the sake of a clean answer.
+const DISCARD_MAX: usize = 4 * 1024 * 1024;
+/// Time for the body to arrive.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The body of a request, or why there is none that can be used.
+pub struct Body(pub Result<Bytes, Problem>);
+
+/// Takes the request's body.
+pub async fn take(request: &mut ServiceRequest) -> Body {
+    let payload = request.take_payload();
+    if matches!(payload, Payload::None) {
+        return Body(Ok(Bytes::new()));
+    }
+    let read = tokio::time::timeout(TIMEOUT, read(payload)).await;
+    Body(read.unwrap_or_else(|_| {
+        Err(Problem::new(
+            Slug::RequestTimeout,
+            "the body did not arrive in time",
+        ))
+    }))
+}
+
+async fn read(mut payload: Payload) -> Result<Bytes, Problem> {
+    let mut body = BytesMut::new();
+    let mut length = 0;
+    while let Some(chunk) = payload.next().await {
+        let chunk = chunk.map_err(|e| {
+            Problem::new(Slug::MalformedJson, "the body could not be read").with_cause(e)
+        })?;
+        length += chunk.len();
+        if length > DISCARD_MAX {
+            break;
+        }
+        if length <= LENGTH_MAX {
+            body.extend_from_slice(&chunk);
+        }
+    }
+    if length > LENGTH_MAX {
+        let detail = format!("the body is over {LENGTH_MAX} octets");
+        return Err(Problem::new(Slug::PayloadTooLarge, detail));
+    }
+    Ok(body.freeze())
+}

@@ -1,0 +1,439 @@
+//! `/v1/certificates`: issue and show; searching is in [`search`].
+
+pub mod search;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use actix_web::HttpMessage;
+use actix_web::HttpRequest;
+use actix_web::HttpResponse;
+use actix_web::http::header;
+use actix_web::http::header::HeaderMap;
+use actix_web::web::{Bytes, Data, Path};
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::ToSchema;
+
+use crate::ca::Ca;
+use crate::ca::CertificateRecord;
+use crate::ca::Principal;
+use crate::ca::Role;
+use crate::ca::issue::IssueRequest;
+use crate::ca::issue::IssuedCertificate;
+use crate::http::body::Body;
+use crate::http::middleware::LogFields;
+use crate::http::principal::Authenticated;
+use crate::http::problem::Problem;
+use crate::http::problem::ProblemBody;
+use crate::http::problem::Slug;
+use crate::http::problem::internal;
+use crate::pki::hex;
+use crate::pki::issuer::Issuer;
+use crate::pki::pem;
+use crate::pki::serial::SerialNumber;
+
+/// Longest work order name.
+const ORDER_LENGTH_MAX: usize = 64;
+
+/// How long an issuance may take; from the configuration.
+#[derive(Clone, Copy)]
+pub struct Deadline(pub Duration);
+
+/// Body of an issue request.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct IssueBody {
+    /// Profile's name.
+    profile: String,
+    /// The certification request, PEM.
+    csr: String,
+    /// Subject attributes by short name: `CN C O OU ST L serialNumber dnQualifier`.
+    #[serde(default, deserialize_with = "each_name_once")]
+    subject: Option<BTreeMap<String, String>>,
+    /// Work order.
+    order: Option<String>,
+}
+
+/// A subject that names an attribute twice says two things: it is refused, not merged.
+fn each_name_once<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<BTreeMap<String, String>>, D::Error> {
+    struct Names;
+    impl<'de> Visitor<'de> for Names {
+        type Value = Option<BTreeMap<String, String>>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("subject attributes, each once")
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut values = BTreeMap::new();
+            while let Some((name, value)) = map.next_entry::<String, String>()? {
+                if values.contains_key(&name) {
+                    return Err(A::Error::custom(format!("duplicate field `{name}`")));
+                }
+                values.insert(name, value);
+            }
+            Ok(Some(values))
+        }
+    }
+    deserializer.deserialize_any(Names)
+}
+
+/// Parameters of an issue request whose body is the bare certification request.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IssueQuery {
+    profile: String,
+    order: Option<String>,
+}
+
+/// A certificate as REST shows it.
+#[derive(Serialize, ToSchema)]
+pub struct CertificateBody {
+    /// 32 lower-case hexadecimal digits.
+    serial_number: String,
+    /// PEM.
+    certificate: String,
+    /// The issuer's certificate and those above it, PEM; empty when it is no longer configured.
+    ca_chain: Vec<String>,
+    /// SHA-256 over the certificate's DER, 64 hexadecimal digits: AWS IoT's certificateId.
+    fingerprint_sha256: String,
+    /// Profile's name.
+    profile: String,
+    /// Issuer's name.
+    issuer: String,
+    /// Who asked for it.
+    station: String,
+    /// Work order.
+    order: Option<String>,
+    /// Subject attributes by short name.
+    subject: BTreeMap<&'static str, String>,
+    /// The thing AWS IoT makes of the device at its first connection.
+    thing_name: Option<String>,
+    /// RFC 3339.
+    not_before: String,
+    /// RFC 3339.
+    not_after: String,
+    /// RFC 3339, database time.
+    issued_at: String,
+    /// Where it stands in its life.
+    status: &'static str,
+    /// Gapless position in the log.
+    log_index: i64,
+}
+
+/// Issue one certificate. The same request gets the same certificate, for ever.
+#[utoipa::path(
+    post, path = "/v1/certificates", tag = "certificates",
+    params(
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 128 printable ASCII characters"),
+        ("profile" = Option<String>, Query, description = "with `application/pkcs10` only"),
+        ("order" = Option<String>, Query, description = "with `application/pkcs10` only")
+    ),
+    request_body(content((IssueBody = "application/json"), (Vec<u8> = "application/pkcs10"))),
+    responses(
+        (status = 201, body = CertificateBody, description = "issued; `Location` names it"),
+        (status = 200, body = CertificateBody, description = "issued before to the same request; `Idempotency-Replayed: true`"),
+        (status = "4XX", body = ProblemBody, content_type = "application/problem+json", description = "refused; the slug says why"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "a neighbour is down; `Retry-After`")
+    )
+)]
+pub async fn issue(
+    request: HttpRequest,
+    who: Authenticated,
+    ca: Data<Ca>,
+    deadline: Data<Deadline>,
+) -> Result<HttpResponse, Problem> {
+    let deadline = Instant::now() + deadline.0;
+    note(&request, &who.0, "");
+    let principal = who.require(&[Role::Station, Role::Operator])?;
+    let form = Form::accepted(request.headers())?;
+    let command = command(&request, deadline)?;
+
+    // A task of its own: when the station hangs up, the issuance still comes to a definite end.
+    let spine = ca.clone().into_inner();
+    let asks = principal.clone();
+    let issued = tokio::spawn(async move { spine.issue(&asks, command).await })
+        .await
+        .map_err(internal)??;
+
+    note(
+        &request,
+        &principal,
+        &issued.record().intent.serial_number.to_hex(),
+    );
+    Ok(answer_issued(&issued, &ca, form))
+}
+
+fn answer_issued(issued: &IssuedCertificate, ca: &Ca, form: Form) -> HttpResponse {
+    let record = issued.record();
+    let mut response = if issued.replayed() {
+        HttpResponse::Ok()
+    } else {
+        HttpResponse::Created()
+    };
+    if issued.replayed() {
+        response.insert_header(("Idempotency-Replayed", "true"));
+    }
+    response.insert_header((
+        header::LOCATION,
+        format!("/v1/certificates/{}", record.intent.serial_number.to_hex()),
+    ));
+    form.write(&mut response, record, issuer(ca, record))
+}
+
+/// One certificate: JSON, PEM with its chain, or DER, by `Accept`.
+#[utoipa::path(
+    get, path = "/v1/certificates/{serial_number}", tag = "certificates",
+    params(("serial_number" = String, Path, description = "32 hexadecimal digits")),
+    responses(
+        (status = 200, content((CertificateBody = "application/json"), (String = "application/x-pem-file"), (Vec<u8> = "application/pkix-cert")), description = "the certificate"),
+        (status = "4XX", body = ProblemBody, content_type = "application/problem+json", description = "refused; the slug says why"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "the database is down")
+    )
+)]
+pub async fn show(
+    request: HttpRequest,
+    who: Authenticated,
+    path: Path<String>,
+    ca: Data<Ca>,
+) -> Result<HttpResponse, Problem> {
+    note(&request, &who.0, &path);
+    let form = Form::accepted(request.headers())?;
+    let serial = SerialNumber::from_hex(&path).ok_or_else(not_here)?;
+    let record = ca.archive.certificate(serial).await?.ok_or_else(not_here)?;
+    if who.0.role == Role::Station && record.intent.principal != who.0.name {
+        return Err(not_here());
+    }
+    Ok(form.write(&mut HttpResponse::Ok(), &record, issuer(&ca, &record)))
+}
+
+fn not_here() -> Problem {
+    Problem::new(
+        Slug::NotFound,
+        "no certificate with this serial number that you may see",
+    )
+}
+
+/// A station's request, out of either kind of body.
+fn command(request: &HttpRequest, deadline: Instant) -> Result<IssueRequest, Problem> {
+    let idempotency_key = idempotency_key(request.headers())?;
+    let json = match request.content_type() {
+        "application/json" => true,
+        "application/pkcs10" => false,
+        other => {
+            return Err(Problem::new(
+                Slug::UnsupportedMediaType,
+                format!(
+                    "`{}` is not application/json or application/pkcs10",
+                    printable(other)
+                ),
+            ));
+        }
+    };
+    if request.headers().contains_key(header::CONTENT_ENCODING) {
+        return Err(Problem::new(
+            Slug::UnsupportedMediaType,
+            "send the body without Content-Encoding",
+        ));
+    }
+    let body = body(request)?;
+    let (profile, csr, subject, order) = if json {
+        if !request.query_string().is_empty() {
+            return Err(Problem::new(
+                Slug::InvalidParameter,
+                "with a JSON body there are no parameters",
+            ));
+        }
+        let body: IssueBody = serde_json::from_slice(&body).map_err(|e| json_problem(&e))?;
+        (
+            body.profile,
+            body.csr.into_bytes(),
+            body.subject,
+            body.order,
+        )
+    } else {
+        let query: IssueQuery = serde_urlencoded::from_str(request.query_string())
+            .map_err(|e| Problem::new(Slug::InvalidParameter, e.to_string()))?;
+        (query.profile, body.to_vec(), None, query.order)
+    };
+    if let Some(order) = &order {
+        let fits = (1..=ORDER_LENGTH_MAX).contains(&order.len())
+            && order.bytes().all(|b| b.is_ascii_graphic());
+        if !fits {
+            let slug = if json {
+                Slug::InvalidField
+            } else {
+                Slug::InvalidParameter
+            };
+            return Err(Problem::new(
+                slug,
+                format!(
+                    "order: must be 1 to {ORDER_LENGTH_MAX} printable ASCII characters without space"
+                ),
+            ));
+        }
+    }
+    Ok(IssueRequest {
+        profile,
+        csr,
+        subject,
+        order,
+        idempotency_key,
+        deadline,
+    })
+}
+
+fn body(request: &HttpRequest) -> Result<Bytes, Problem> {
+    let taken = request.extensions_mut().remove::<Body>();
+    taken.ok_or_else(|| internal("the body was not taken"))?.0
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let mut values = headers.get_all("idempotency-key");
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    let key = value.to_str().ok().filter(|key| {
+        (1..=128).contains(&key.len()) && key.bytes().all(|b| (0x20..=0x7e).contains(&b))
+    });
+    match (key, values.next()) {
+        (Some(key), None) => Ok(Some(key.to_owned())),
+        _ => Err(Problem::new(
+            Slug::InvalidIdempotencyKey,
+            "Idempotency-Key: once, 1 to 128 printable ASCII characters",
+        )),
+    }
+}
+
+/// What serde found, as a slug: no JSON at all, a field too many, or a field of the wrong kind.
+fn json_problem(error: &serde_json::Error) -> Problem {
+    let text = error.to_string();
+    let slug = match error.classify() {
+        serde_json::error::Category::Data if text.starts_with("unknown field") => {
+            Slug::UnknownField
+        }
+        serde_json::error::Category::Data => Slug::InvalidField,
+        _ => Slug::MalformedJson,
+    };
+    Problem::new(slug, printable(&text))
+}
+
+/// Text of the caller's, safe to repeat: printable ASCII, at most 200 characters.
+fn printable(text: &str) -> String {
+    text.chars()
+        .take(200)
+        .map(|c| {
+            if c.is_ascii_graphic() || c == ' ' {
+                c
+            } else {
+                '?'
+            }
+        })
+        .collect()
+}
+
+/// What `Accept` asks for.
+#[derive(Clone, Copy)]
+enum Form {
+    Json,
+    Pem,
+    Der,
+}
+
+impl Form {
+    fn accepted(headers: &HeaderMap) -> Result<Self, Problem> {
+        let Some(accept) = headers.get(header::ACCEPT) else {
+            return Ok(Self::Json);
+        };
+        for range in accept.to_str().unwrap_or_default().split(',') {
+            match range.split(';').next().unwrap_or_default().trim() {
+                "application/json" | "application/*" | "*/*" => return Ok(Self::Json),
+                "application/x-pem-file" => return Ok(Self::Pem),
+                "application/pkix-cert" => return Ok(Self::Der),
+                _ => {}
+            }
+        }
+        Err(Problem::new(
+            Slug::NotAcceptable,
+            "choose application/json, application/x-pem-file or application/pkix-cert",
+        ))
+    }
+
+    fn write(
+        self,
+        response: &mut actix_web::HttpResponseBuilder,
+        record: &CertificateRecord,
+        issuer: Option<&Issuer>,
+    ) -> HttpResponse {
+        match self {
+            Self::Json => response.json(CertificateBody::new(record, issuer)),
+            Self::Pem => {
+                let chain = chain(issuer).concat();
+                response
+                    .content_type("application/x-pem-file")
+                    .body(pem::certificate(&record.der) + &chain)
+            }
+            Self::Der => response
+                .content_type("application/pkix-cert")
+                .body(record.der.clone()),
+        }
+    }
+}
+
+impl CertificateBody {
+    fn new(record: &CertificateRecord, issuer: Option<&Issuer>) -> Self {
+        let intent = &record.intent;
+        Self {
+            serial_number: intent.serial_number.to_hex(),
+            certificate: pem::certificate(&record.der),
+            ca_chain: chain(issuer).to_vec(),
+            fingerprint_sha256: hex(&record.fingerprint),
+            profile: intent.profile.clone(),
+            issuer: intent.issuer.clone(),
+            station: intent.principal.clone(),
+            order: intent.order.clone(),
+            subject: intent
+                .subject
+                .iter()
+                .map(|(kind, value)| (kind.short_name(), value.to_owned()))
+                .collect(),
+            thing_name: intent.thing_name.clone(),
+            not_before: rfc3339(intent.validity.not_before),
+            not_after: rfc3339(intent.validity.not_after),
+            issued_at: record
+                .issued_at
+                .to_rfc3339_opts(SecondsFormat::Millis, true),
+            status: record.status.as_str(),
+            log_index: record.log_index,
+        }
+    }
+}
+
+fn chain(issuer: Option<&Issuer>) -> &[String] {
+    issuer.map_or(&[], |issuer| &issuer.pem)
+}
+
+/// The issuer of a recorded certificate; `None` when it is no longer configured.
+fn issuer<'a>(ca: &'a Ca, record: &CertificateRecord) -> Option<&'a Issuer> {
+    ca.issuers.get(&record.intent.issuer).map(AsRef::as_ref)
+}
+
+fn rfc3339(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+fn note(request: &HttpRequest, principal: &Principal, serial: &str) {
+    request.extensions_mut().insert(LogFields {
+        station: principal.name.clone(),
+        serial: serial.to_owned(),
+    });
+}

@@ -1,0 +1,347 @@
+//! `GET /v1/certificates`: search by page, or stream all matches.
+
+use actix_web::HttpRequest;
+use actix_web::HttpResponse;
+use actix_web::http::header;
+use actix_web::http::header::HeaderMap;
+use actix_web::web::{Bytes, Data};
+use chrono::{DateTime, Utc};
+use futures_util::stream;
+use serde::Serialize;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::ca::Ca;
+use crate::ca::CertificateRecord;
+use crate::ca::Role;
+use crate::ca::SearchFilter;
+use crate::ca::Status;
+use crate::http::certificates::CertificateBody;
+use crate::http::certificates::issuer;
+use crate::http::certificates::note;
+use crate::http::certificates::printable;
+use crate::http::principal::Authenticated;
+use crate::http::problem::Problem;
+use crate::http::problem::ProblemBody;
+use crate::http::problem::Slug;
+use crate::pki::serial::SerialNumber;
+
+/// Items on a page of a search: without `limit`, and at most.
+const LIMIT_DEFAULT: i64 = 100;
+const LIMIT_MAX: i64 = 1_000;
+
+/// A page of a search.
+#[derive(Serialize, ToSchema)]
+struct PageBody {
+    /// Newest first.
+    items: Vec<CertificateBody>,
+    /// `cursor` of the next page; null at the end.
+    next: Option<String>,
+}
+
+/// Search, newest first. A station sees its own.
+#[utoipa::path(
+    get, path = "/v1/certificates", tag = "certificates",
+    params(
+        ("cn" = Option<String>, Query), ("device" = Option<String>, Query), ("device_serial" = Option<String>, Query),
+        ("serial_number" = Option<String>, Query), ("fingerprint" = Option<String>, Query), ("spki" = Option<String>, Query),
+        ("profile" = Option<String>, Query), ("issuer" = Option<String>, Query), ("station" = Option<String>, Query),
+        ("order" = Option<String>, Query), ("batch" = Option<String>, Query), ("status" = Option<String>, Query),
+        ("issued_after" = Option<String>, Query, description = "RFC 3339, inclusive"),
+        ("issued_before" = Option<String>, Query, description = "RFC 3339, exclusive"),
+        ("limit" = Option<u16>, Query, description = "1 to 1000, 100 if absent"),
+        ("cursor" = Option<String>, Query, description = "`next` of the page before")
+    ),
+    responses(
+        (status = 200, content((PageBody = "application/json"), (String = "application/x-ndjson"), (String = "text/csv")), description = "one page; as NDJSON or CSV, all matches, streamed"),
+        (status = "4XX", body = ProblemBody, content_type = "application/problem+json", description = "refused; the slug says why"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "the database is down")
+    )
+)]
+pub async fn search(
+    request: HttpRequest,
+    who: Authenticated,
+    ca: Data<Ca>,
+) -> Result<HttpResponse, Problem> {
+    note(&request, &who.0, "");
+    let principal = who.require(&[Role::Station, Role::Operator, Role::Auditor])?;
+    let mut query = SearchQuery::parse(request.query_string())?;
+    if principal.role == Role::Station {
+        if query
+            .filter
+            .station
+            .as_ref()
+            .is_some_and(|station| *station != principal.name)
+        {
+            return Err(Problem::new(
+                Slug::Forbidden,
+                "a station sees its own certificates only",
+            ));
+        }
+        query.filter.station = Some(principal.name.clone());
+    }
+    match Form::accepted(request.headers())? {
+        Form::Page => page(&request, &ca, query).await,
+        Form::Lines => Ok(stream(ca, query, "application/x-ndjson", "", |body| {
+            serde_json::to_string(body).unwrap_or_default() + "\n"
+        })),
+        Form::Table => Ok(stream(
+            ca,
+            query,
+            "text/csv; charset=utf-8",
+            CSV_HEADER,
+            csv_row,
+        )),
+    }
+}
+
+async fn page(request: &HttpRequest, ca: &Ca, query: SearchQuery) -> Result<HttpResponse, Problem> {
+    let page = ca
+        .archive
+        .search(query.filter, query.limit, query.cursor)
+        .await?;
+    let items = bodies(ca, &page.items);
+    let next = page.next.map(|id| id.as_simple().to_string());
+    let mut response = HttpResponse::Ok();
+    if let Some(cursor) = &next {
+        let address = next_page(request.query_string(), cursor);
+        response.insert_header((header::LINK, format!("<{address}>; rel=\"next\"")));
+    }
+    Ok(response.json(PageBody { items, next }))
+}
+
+/// Sends all matches, page by page as the client takes them; memory holds one page.
+///
+/// Should the database fail on the way, the connection breaks: a client never takes a part for the
+/// whole.
+fn stream(
+    ca: Data<Ca>,
+    query: SearchQuery,
+    content_type: &'static str,
+    head: &'static str,
+    row: fn(&CertificateBody) -> String,
+) -> HttpResponse {
+    let start = Some((query.cursor, head.to_owned()));
+    let chunks = stream::try_unfold(start, move |state| {
+        let (ca, filter) = (ca.clone(), query.filter.clone());
+        async move {
+            let Some((cursor, mut text)) = state else {
+                return Ok::<_, Problem>(None);
+            };
+            let page = ca.archive.search(filter, LIMIT_MAX, cursor).await?;
+            text.extend(bodies(&ca, &page.items).iter().map(row));
+            let rest = page.next.map(|next| (Some(next), String::new()));
+            Ok(Some((Bytes::from(text), rest)))
+        }
+    });
+    HttpResponse::Ok()
+        .content_type(content_type)
+        .streaming(chunks)
+}
+
+fn bodies(ca: &Ca, records: &[CertificateRecord]) -> Vec<CertificateBody> {
+    let body = |record| CertificateBody::new(record, issuer(ca, record));
+    records.iter().map(body).collect()
+}
+
+/// What `Accept` asks for.
+enum Form {
+    Page,
+    Lines,
+    Table,
+}
+
+impl Form {
+    fn accepted(headers: &HeaderMap) -> Result<Self, Problem> {
+        let Some(accept) = headers.get(header::ACCEPT) else {
+            return Ok(Self::Page);
+        };
+        for range in accept.to_str().unwrap_or_default().split(',') {
+            match range.split(';').next().unwrap_or_default().trim() {
+                "application/json" | "application/*" | "*/*" => return Ok(Self::Page),
+                "application/x-ndjson" => return Ok(Self::Lines),
+                "text/csv" => return Ok(Self::Table),
+                _ => {}
+            }
+        }
+        Err(Problem::new(
+            Slug::NotAcceptable,
+            "choose application/json, application/x-ndjson or text/csv",
+        ))
+    }
+}
+
+const CSV_HEADER: &str = "serial_number,fingerprint_sha256,profile,issuer,station,order,CN,serialNumber,C,thing_name,not_before,not_after,issued_at,status,log_index\r\n";
+
+fn csv_row(body: &CertificateBody) -> String {
+    let subject = |name: &str| body.subject.get(name).map_or("", String::as_str);
+    let log_index = body.log_index.to_string();
+    let cells = [
+        body.serial_number.as_str(),
+        &body.fingerprint_sha256,
+        &body.profile,
+        &body.issuer,
+        &body.station,
+        body.order.as_deref().unwrap_or_default(),
+        subject("CN"),
+        subject("serialNumber"),
+        subject("C"),
+        body.thing_name.as_deref().unwrap_or_default(),
+        &body.not_before,
+        &body.not_after,
+        &body.issued_at,
+        body.status,
+        &log_index,
+    ];
+    cells.map(csv_cell).join(",") + "\r\n"
+}
+
+/// A cell as RFC 4180 has it. One that a spreadsheet would run as a formula is shown as text.
+fn csv_cell(text: &str) -> String {
+    let formula = text.starts_with(['=', '+', '-', '@']);
+    let text = if formula {
+        format!("'{text}")
+    } else {
+        text.to_owned()
+    };
+    if formula || text.contains([',', '"', '\r', '\n']) {
+        format!("\"{}\"", text.replace('"', "\"\""))
+    } else {
+        text
+    }
+}
+
+fn next_page(query: &str, cursor: &str) -> String {
+    let rest = query
+        .split('&')
+        .filter(|pair| !pair.is_empty() && !pair.starts_with("cursor="));
+    let pairs: Vec<String> = rest
+        .map(str::to_owned)
+        .chain([format!("cursor={cursor}")])
+        .collect();
+    format!("/v1/certificates?{}", pairs.join("&"))
+}
+
+/// A search's parameters, each checked.
+struct SearchQuery {
+    filter: SearchFilter,
+    limit: i64,
+    cursor: Option<Uuid>,
+}
+
+impl SearchQuery {
+    fn parse(query: &str) -> Result<Self, Problem> {
+        let invalid = |name: &str, why: &str| {
+            Problem::new(
+                Slug::InvalidParameter,
+                format!("{}: {why}", printable(name)),
+            )
+        };
+        let pairs: Vec<(String, String)> = serde_urlencoded::from_str(query)
+            .map_err(|e| Problem::new(Slug::InvalidParameter, e.to_string()))?;
+        let mut seen = std::collections::BTreeSet::new();
+        let mut parsed = Self {
+            filter: SearchFilter::default(),
+            limit: LIMIT_DEFAULT,
+            cursor: None,
+        };
+        let filter = &mut parsed.filter;
+        for (name, value) in pairs {
+            // PostgreSQL text cannot hold NUL; nothing recorded has a control character either, and
+            // what was no UTF-8 comes as U+FFFD.
+            if value.chars().any(|c| c.is_control() || c == '\u{fffd}') || value.len() > 256 {
+                return Err(invalid(
+                    &name,
+                    "must be at most 256 characters without control characters",
+                ));
+            }
+            match name.as_str() {
+                "cn" => filter.cn = Some(value),
+                "device" => filter.device = Some(value),
+                "device_serial" => filter.device_serial = Some(value),
+                "serial_number" => {
+                    filter.serial_number = Some(
+                        SerialNumber::from_hex(&value)
+                            .ok_or_else(|| invalid(&name, "must be 32 hexadecimal digits"))?,
+                    );
+                }
+                "fingerprint" => {
+                    filter.fingerprint = Some(
+                        sha256(&value)
+                            .ok_or_else(|| invalid(&name, "must be 64 hexadecimal digits"))?,
+                    );
+                }
+                "spki" => {
+                    filter.spki = Some(
+                        sha256(&value)
+                            .ok_or_else(|| invalid(&name, "must be 64 hexadecimal digits"))?,
+                    );
+                }
+                "profile" => filter.profile = Some(value),
+                "issuer" => filter.issuer = Some(value),
+                "station" => filter.station = Some(value),
+                "order" => filter.order = Some(value),
+                "batch" => filter.batch = Some(value),
+                "status" => {
+                    filter.status = Some(
+                        Status::from_word(&value)
+                            .ok_or_else(|| invalid(&name, "must be `issued`"))?,
+                    );
+                }
+                "issued_after" => {
+                    filter.issued_after = Some(
+                        time(&value)
+                            .ok_or_else(|| invalid(&name, "must be a time as in RFC 3339"))?,
+                    );
+                }
+                "issued_before" => {
+                    filter.issued_before = Some(
+                        time(&value)
+                            .ok_or_else(|| invalid(&name, "must be a time as in RFC 3339"))?,
+                    );
+                }
+                "limit" => {
+                    parsed.limit = value
+                        .parse()
+                        .ok()
+                        .filter(|n| (1..=LIMIT_MAX).contains(n))
+                        .ok_or_else(|| invalid(&name, "must be 1 to 1000"))?;
+                }
+                "cursor" => {
+                    parsed.cursor = Some(
+                        Uuid::try_parse(&value)
+                            .map_err(|_| invalid(&name, "must be the `next` of another page"))?,
+                    );
+                }
+                _ => return Err(invalid(&name, "is no parameter of a search")),
+            }
+            if !seen.insert(name.clone()) {
+                return Err(invalid(&name, "must be there once"));
+            }
+        }
+        if let (Some(after), Some(before)) = (filter.issued_after, filter.issued_before)
+            && after >= before
+        {
+            return Err(invalid("issued_after", "must be before issued_before"));
+        }
+        Ok(parsed)
+    }
+}
+
+fn time(text: &str) -> Option<DateTime<Utc>> {
+    // In an address `+` means a space.
+    DateTime::parse_from_rfc3339(&text.replace(' ', "+"))
+        .ok()
+        .map(|t| t.with_timezone(&Utc))
+}
+
+fn sha256(text: &str) -> Option<[u8; 32]> {
+    if text.len() != 64 || !text.is_ascii() {
+        return None;
+    }
+    let mut bytes = [0; 32];
+    for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(bytes)
+}

@@ -1,0 +1,71 @@
+//! `/livez`, `/readyz`, `/metrics`, `/version`, on the operations listener alone.
+
+use std::sync::Arc;
+
+use actix_web::HttpResponse;
+use actix_web::web::{Data, Json};
+use prometheus::Registry;
+use prometheus::TextEncoder;
+use serde_json::json;
+
+use crate::ca::Ca;
+use crate::http::middleware::Flights;
+use crate::http::problem::Problem;
+use crate::http::problem::internal;
+
+/// Prometheus text.
+pub async fn metrics(registry: Data<Registry>) -> Result<HttpResponse, Problem> {
+    let text = TextEncoder::new()
+        .encode_to_string(&registry.gather())
+        .map_err(internal)?;
+    Ok(HttpResponse::Ok()
+        .content_type("text/plain; version=0.0.4")
+        .body(text))
+}
+
+/// The process is alive; says nothing of its neighbours.
+pub async fn livez() -> &'static str {
+    "ok\n"
+}
+
+/// "Could issue now", and why not.
+pub async fn readyz(ca: Data<Ca>, flights: Data<Arc<Flights>>) -> HttpResponse {
+    let mut reasons = Vec::new();
+    if flights.draining() {
+        reasons.push(json!({ "component": "service", "reason": "shutting down" }));
+    }
+    if let Err(reason) = ca.ledger.ready() {
+        reasons.push(json!({ "component": "database", "reason": reason }));
+    }
+    if let Err(reason) = ca.clock_trusted() {
+        reasons.push(json!({ "component": "clock", "reason": reason }));
+    }
+    let mut names: Vec<&String> = ca.issuers.keys().collect();
+    names.sort();
+    let now = ca.clock.now();
+    for name in names {
+        if let Err(reason) = ca.signer.ready(name) {
+            reasons.push(json!({ "component": "hsm", "issuer": name, "reason": reason }));
+        }
+        if ca
+            .issuers
+            .get(name)
+            .is_some_and(|i| now < i.validity.not_before || now > i.validity.not_after)
+        {
+            reasons.push(json!({ "component": "issuer", "issuer": name, "reason": "its certificate is not valid now" }));
+        }
+    }
+    let mut response = if reasons.is_empty() {
+        HttpResponse::Ok()
+    } else {
+        HttpResponse::ServiceUnavailable()
+    };
+    response.json(json!({ "ready": reasons.is_empty(), "reasons": reasons }))
+}
+
+/// What is running.
+pub async fn version() -> Json<serde_json::Value> {
+    Json(
+        json!({ "name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION"), "openssl": openssl::version::version() }),
+    )
+}

@@ -1,0 +1,27 @@
+//! The manual: part of this documentation, and served at `/manual`, because a factory network has
+//! no internet.
+
+#![allow(clippy::doc_markdown, reason = "the pages are prose")]
+
+/// Its pages, by name.
+pub const PAGES: &[(&str, &str)] = &[
+    ("issuance", include_str!("manual/issuance.md")),
+    ("threat-model", include_str!("manual/threat-model.md")),
+    ("decisions", include_str!("manual/decisions.md")),
+    ("problems", PROBLEMS),
+];
+
+/// A `## slug` section for each problem.
+pub const PROBLEMS: &str = include_str!("manual/problems.md");
+
+#[doc = include_str!("manual/issuance.md")]
+pub mod issuance {}
+
+#[doc = include_str!("manual/threat-model.md")]
+pub mod threat_model {}
+
+#[doc = include_str!("manual/decisions.md")]
+pub mod decisions {}
+
+#[doc = include_str!("manual/problems.md")]
+pub mod problems {}

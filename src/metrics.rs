@@ -1,0 +1,234 @@
+//! What the factory counts. One struct a subsystem, registered in the registry handed in;
+//! the help text is the documentation. Labels are closed sets: never a serial, never a device.
+
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    core::Collector,
+};
+
+/// Seconds, from a quarter of a millisecond to ten seconds.
+const SECONDS: &[f64] = &[
+    0.000_25, 0.000_5, 0.001, 0.002, 0.004, 0.008, 0.016, 0.03, 0.06, 0.125, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0,
+];
+
+/// Rows in a commit.
+const ROWS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
+
+fn registered<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    collector: prometheus::Result<C>,
+) -> prometheus::Result<C> {
+    let collector = collector?;
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}
+
+fn counters(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> prometheus::Result<IntCounterVec> {
+    registered(registry, IntCounterVec::new(Opts::new(name, help), labels))
+}
+
+fn gauges(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> prometheus::Result<IntGaugeVec> {
+    registered(registry, IntGaugeVec::new(Opts::new(name, help), labels))
+}
+
+fn histograms(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    buckets: &[f64],
+    labels: &[&str],
+) -> prometheus::Result<HistogramVec> {
+    let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+    registered(registry, HistogramVec::new(opts, labels))
+}
+
+fn histogram(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    buckets: &[f64],
+) -> prometheus::Result<Histogram> {
+    let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+    registered(registry, Histogram::with_opts(opts))
+}
+
+/// The spine.
+pub struct IssuanceMetrics {
+    /// `certfactory_certificates_issued_total{profile,issuer}`
+    pub issued: IntCounterVec,
+    /// `certfactory_issuance_refused_total{problem}`
+    pub refused: IntCounterVec,
+    /// `certfactory_issuance_replayed_total{profile}`
+    pub replayed: IntCounterVec,
+    /// `certfactory_issuance_seconds{stage}`
+    pub seconds: HistogramVec,
+    /// `certfactory_issuer_not_after_seconds{issuer}`
+    pub issuer_not_after: IntGaugeVec,
+}
+
+impl IssuanceMetrics {
+    /// Registers the spine's metrics.
+    pub fn new(r: &Registry) -> prometheus::Result<Self> {
+        Ok(Self {
+            issued: counters(
+                r,
+                "certfactory_certificates_issued_total",
+                "Certificates recorded and released.",
+                &["profile", "issuer"],
+            )?,
+            refused: counters(
+                r,
+                "certfactory_issuance_refused_total",
+                "Issuance requests not answered with a certificate, by problem slug.",
+                &["problem"],
+            )?,
+            replayed: counters(
+                r,
+                "certfactory_issuance_replayed_total",
+                "Requests answered with the certificate of an earlier one.",
+                &["profile"],
+            )?,
+            seconds: histograms(
+                r,
+                "certfactory_issuance_seconds",
+                "Time spent in each stage of an issuance.",
+                SECONDS,
+                &["stage"],
+            )?,
+            issuer_not_after: gauges(
+                r,
+                "certfactory_issuer_not_after_seconds",
+                "End of the issuer's validity, Unix time.",
+                &["issuer"],
+            )?,
+        })
+    }
+}
+
+/// The HSM.
+pub struct HsmMetrics {
+    /// `certfactory_hsm_up{issuer}`: 1 when the issuer's key has proved itself and signs
+    pub up: IntGaugeVec,
+    /// `certfactory_hsm_sign_seconds{issuer}`: the `C_Sign` call alone
+    pub sign_seconds: HistogramVec,
+    /// `certfactory_hsm_sessions{state}`: open, busy
+    pub sessions: IntGaugeVec,
+    /// `certfactory_hsm_queue_depth`
+    pub queue_depth: IntGauge,
+    /// `certfactory_hsm_reopens_total{level}`: session, login, module
+    pub reopens: IntCounterVec,
+    /// `certfactory_hsm_calls_total{function}`: `C_Sign` calls for certificates, challenges, probes
+    pub calls: IntCounterVec,
+}
+
+impl HsmMetrics {
+    /// Registers the HSM's metrics.
+    pub fn new(r: &Registry) -> prometheus::Result<Self> {
+        Ok(Self {
+            up: gauges(
+                r,
+                "certfactory_hsm_up",
+                "1 when the issuer's key has proved itself and signs.",
+                &["issuer"],
+            )?,
+            sign_seconds: histograms(
+                r,
+                "certfactory_hsm_sign_seconds",
+                "Time inside C_SignInit and C_Sign.",
+                SECONDS,
+                &["issuer"],
+            )?,
+            sessions: gauges(
+                r,
+                "certfactory_hsm_sessions",
+                "PKCS#11 sessions by state.",
+                &["state"],
+            )?,
+            queue_depth: registered(
+                r,
+                IntGauge::new(
+                    "certfactory_hsm_queue_depth",
+                    "Signatures waiting for a session.",
+                ),
+            )?,
+            reopens: counters(
+                r,
+                "certfactory_hsm_reopens_total",
+                "Recoveries, by how far they had to go.",
+                &["level"],
+            )?,
+            calls: counters(
+                r,
+                "certfactory_hsm_calls_total",
+                "Signing calls to the HSM, by purpose: certificate, challenge, probe.",
+                &["purpose"],
+            )?,
+        })
+    }
+}
+
+/// The ledger.
+pub struct LedgerMetrics {
+    /// `certfactory_ledger_batch_rows`
+    pub batch_rows: Histogram,
+    /// `certfactory_ledger_commit_seconds`
+    pub commit_seconds: Histogram,
+    /// `certfactory_ledger_up`
+    pub up: IntGauge,
+}
+
+impl LedgerMetrics {
+    /// Registers the ledger's metrics.
+    pub fn new(r: &Registry) -> prometheus::Result<Self> {
+        Ok(Self {
+            batch_rows: histogram(
+                r,
+                "certfactory_ledger_batch_rows",
+                "Rows made durable by one commit.",
+                ROWS,
+            )?,
+            commit_seconds: histogram(
+                r,
+                "certfactory_ledger_commit_seconds",
+                "Time of one group commit, BEGIN to COMMIT.",
+                SECONDS,
+            )?,
+            up: registered(
+                r,
+                IntGauge::new("certfactory_ledger_up", "1 when the ledger can record."),
+            )?,
+        })
+    }
+}
+
+/// The HTTP front end.
+pub struct HttpMetrics {
+    /// `certfactory_http_request_seconds{route,method,status}`
+    pub seconds: HistogramVec,
+}
+
+impl HttpMetrics {
+    /// Registers the front end's metrics.
+    pub fn new(r: &Registry) -> prometheus::Result<Self> {
+        Ok(Self {
+            seconds: histograms(
+                r,
+                "certfactory_http_request_seconds",
+                "Time from request head to response head.",
+                SECONDS,
+                &["route", "method", "status"],
+            )?,
+        })
+    }
+}

@@ -1,0 +1,214 @@
+//! AWS IoT's patterns and lengths, as its API model states them, without a regex engine.
+
+use crate::pki::Violation;
+
+/// What AWS IoT accepts in one kind of field: characters (all ASCII, so octets equal characters
+/// in every value that passes) and length.
+#[derive(Debug)]
+pub(super) struct Constraint {
+    /// The field in AWS's own spelling.
+    field: &'static str,
+    /// The accepted characters, for a person.
+    characters: &'static str,
+    accepts: fn(char) -> bool,
+    length_min: usize,
+    length_max: usize,
+    pattern_rule: &'static str,
+    length_rule: &'static str,
+}
+
+/// `[a-zA-Z0-9:_-]+`, 1 to 128: things, thing types, groups and billing groups are named alike.
+const NAME: Constraint = Constraint {
+    field: "ThingName",
+    characters: "A-Z a-z 0-9 : _ -",
+    accepts: |character| character.is_ascii_alphanumeric() || matches!(character, ':' | '_' | '-'),
+    length_min: 1,
+    length_max: 128,
+    pattern_rule: "thing-name-pattern",
+    length_rule: "thing-name-length",
+};
+
+/// `ThingName`
+pub(super) static THING_NAME: Constraint = NAME;
+
+/// `ThingTypeName`
+pub(super) static THING_TYPE_NAME: Constraint = Constraint {
+    field: "ThingTypeName",
+    pattern_rule: "thing-type-name-pattern",
+    length_rule: "thing-type-name-length",
+    ..NAME
+};
+
+/// `ThingGroupName`, an entry of `ThingGroups`
+pub(super) static THING_GROUP_NAME: Constraint = Constraint {
+    field: "ThingGroupName",
+    pattern_rule: "thing-group-name-pattern",
+    length_rule: "thing-group-name-length",
+    ..NAME
+};
+
+/// `BillingGroupName`
+pub(super) static BILLING_GROUP_NAME: Constraint = Constraint {
+    field: "BillingGroupName",
+    pattern_rule: "billing-group-name-pattern",
+    length_rule: "billing-group-name-length",
+    ..NAME
+};
+
+/// `AttributeName`: `[a-zA-Z0-9_.,@/:#-]+`, 1 to 128
+pub(super) static ATTRIBUTE_NAME: Constraint = Constraint {
+    field: "AttributeName",
+    characters: "A-Z a-z 0-9 _ . , @ / : # -",
+    accepts: |character| {
+        character.is_ascii_alphanumeric()
+            || matches!(character, '_' | '.' | ',' | '@' | '/' | ':' | '#' | '-')
+    },
+    length_min: 1,
+    length_max: 128,
+    pattern_rule: "thing-attribute-name-pattern",
+    length_rule: "thing-attribute-name-length",
+};
+
+/// `AttributeValue`: `[a-zA-Z0-9_.,@/:#=\[\]-]*`, 0 to 800. No space: `O=Example Corp` cannot be one.
+pub(super) static ATTRIBUTE_VALUE: Constraint = Constraint {
+    field: "AttributeValue",
+    characters: "A-Z a-z 0-9 _ . , @ / : # = [ ] -",
+    accepts: |character| {
+        character.is_ascii_alphanumeric()
+            || matches!(
+                character,
+                '_' | '.' | ',' | '@' | '/' | ':' | '#' | '=' | '[' | ']' | '-'
+            )
+    },
+    length_min: 0,
+    length_max: 800,
+    pattern_rule: "thing-attribute-value-pattern",
+    length_rule: "thing-attribute-value-length",
+};
+
+/// `PolicyName`: `[\w+=,.@-]+`, 1 to 128
+pub(super) static POLICY_NAME: Constraint = Constraint {
+    field: "PolicyName",
+    characters: "A-Z a-z 0-9 _ + = , . @ -",
+    accepts: |character| {
+        character.is_ascii_alphanumeric()
+            || matches!(character, '_' | '+' | '=' | ',' | '.' | '@' | '-')
+    },
+    length_min: 1,
+    length_max: 128,
+    pattern_rule: "policy-name-pattern",
+    length_rule: "policy-name-length",
+};
+
+impl Constraint {
+    /// Adds a violation for each way in which `value` breaks this; `attribute` names what is to
+    /// blame. The same violation is added once.
+    pub(super) fn check(&self, value: &str, attribute: &str, violations: &mut Vec<Violation>) {
+        let Self {
+            field,
+            characters,
+            length_min,
+            length_max,
+            ..
+        } = self;
+        if let Some((position, character)) =
+            (1..).zip(value.chars()).find(|(_, c)| !(self.accepts)(*c))
+        {
+            add(
+                violations,
+                self.pattern_rule,
+                attribute,
+                format!(
+                    "character {position} is {character:?}; AWS IoT takes only {characters} in a {field}"
+                ),
+            );
+        }
+        let length = value.chars().count();
+        if !(*length_min..=*length_max).contains(&length) {
+            add(
+                violations,
+                self.length_rule,
+                attribute,
+                format!(
+                    "{length} characters; AWS IoT takes {length_min} to {length_max} in a {field}"
+                ),
+            );
+        }
+    }
+}
+
+fn add(violations: &mut Vec<Violation>, rule: &'static str, attribute: &str, detail: String) {
+    let violation = Violation {
+        rule,
+        attribute: Some(attribute.to_owned()),
+        detail,
+    };
+    if !violations.contains(&violation) {
+        violations.push(violation);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(constraint: &Constraint, value: &str) -> Vec<&'static str> {
+        let mut violations = Vec::new();
+        constraint.check(value, "CN", &mut violations);
+        violations.iter().map(|violation| violation.rule).collect()
+    }
+
+    /// The accepted set of each constraint, over all of Latin-1, against AWS's pattern spelled out.
+    #[test]
+    fn each_constraint_accepts_exactly_the_characters_of_its_pattern() {
+        let alphanumeric = ('0'..='9').chain('A'..='Z').chain('a'..='z');
+        for (constraint, punctuation) in [
+            (&THING_NAME, ":_-"),
+            (&THING_TYPE_NAME, ":_-"),
+            (&THING_GROUP_NAME, ":_-"),
+            (&BILLING_GROUP_NAME, ":_-"),
+            (&ATTRIBUTE_NAME, "_.,@/:#-"),
+            (&ATTRIBUTE_VALUE, "_.,@/:#=[]-"),
+            (&POLICY_NAME, "_+=,.@-"),
+        ] {
+            let pattern: Vec<char> = alphanumeric.clone().chain(punctuation.chars()).collect();
+            for character in '\0'..='\u{ff}' {
+                assert_eq!(
+                    rules(constraint, &character.to_string()).is_empty(),
+                    pattern.contains(&character),
+                    "{character:?} in a {}",
+                    constraint.field
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn each_constraint_ends_at_its_last_length() {
+        for (constraint, length_min, length_max) in [
+            (&THING_NAME, 1, 128),
+            (&THING_TYPE_NAME, 1, 128),
+            (&THING_GROUP_NAME, 1, 128),
+            (&BILLING_GROUP_NAME, 1, 128),
+            (&ATTRIBUTE_NAME, 1, 128),
+            (&ATTRIBUTE_VALUE, 0, 800),
+            (&POLICY_NAME, 1, 128),
+        ] {
+            assert!(rules(constraint, &"a".repeat(length_min)).is_empty());
+            assert!(rules(constraint, &"a".repeat(length_max)).is_empty());
+            assert_eq!(
+                rules(constraint, &"a".repeat(length_max + 1)),
+                [constraint.length_rule]
+            );
+            assert_eq!(rules(constraint, "").is_empty(), length_min == 0);
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_too_long_and_has_a_wrong_character_breaks_both_rules() {
+        assert_eq!(
+            rules(&THING_NAME, &" ".repeat(129)),
+            ["thing-name-pattern", "thing-name-length"]
+        );
+    }
+}

@@ -1,0 +1,667 @@
+//! Templates that AWS publishes, templates broken in one place each, and subjects that break them.
+
+use std::collections::BTreeMap;
+
+use super::*;
+
+const LIGHTBULB: &str = include_str!("../../../tests/data/jitp-lightbulb.json");
+const WORKSHOP: &str = include_str!("../../../tests/data/jitp-workshop.json");
+const REGISTRATION_CONFIG: &str = include_str!("../../../tests/data/jitp-registration-config.json");
+const BAD_SUBJECTS: &str = include_str!("../../../tests/data/bad_subjects.json");
+
+fn subject(values: &[(AttributeType, &str)]) -> Subject {
+    let values = values
+        .iter()
+        .map(|(kind, text)| (*kind, (*text).to_owned()));
+    Subject::new(values.collect()).unwrap()
+}
+
+fn lamp() -> Subject {
+    subject(&[
+        (AttributeType::CommonName, "lamp-000001"),
+        (AttributeType::SerialNumber, "SN000001"),
+        (AttributeType::Country, "DE"),
+    ])
+}
+
+/// (rule, attribute) of each fault.
+fn faults(text: &str) -> Vec<(&'static str, String)> {
+    let TemplateFault(violations) = JitpTemplate::parse(text).unwrap_err();
+    assert!(!violations.is_empty());
+    let pair = |violation: Violation| (violation.rule, violation.attribute.unwrap());
+    violations.into_iter().map(pair).collect()
+}
+
+/// The lightbulb template with one spot changed.
+fn broken(from: &str, to: &str) -> String {
+    assert_eq!(LIGHTBULB.matches(from).count(), 1, "{from}");
+    LIGHTBULB.replace(from, to)
+}
+
+#[test]
+fn the_lightbulb_template_makes_a_typed_thing_in_the_group_of_its_country() {
+    let template = JitpTemplate::parse(LIGHTBULB).unwrap();
+    assert_eq!(
+        template.parameters(),
+        [
+            AttributeType::Country,
+            AttributeType::SerialNumber,
+            AttributeType::CommonName
+        ]
+    );
+    let provisioning = template.evaluate(&lamp()).unwrap();
+    let document = serde_json::from_str::<serde_json::Value>(LIGHTBULB).unwrap();
+    let document = document["Resources"]["policy"]["Properties"]["PolicyDocument"]
+        .as_str()
+        .unwrap();
+    let sha256: String = openssl::sha::sha256(document.as_bytes())
+        .iter()
+        .map(|octet| format!("{octet:02x}"))
+        .collect();
+    assert_eq!(
+        serde_json::to_value(provisioning).unwrap(),
+        serde_json::json!({
+            "thing_name": "lamp-000001",
+            "thing_type": "lightBulb-versionA",
+            "groups": ["v1-lightbulbs", "DE"],
+            "attributes": { "version": "v1", "serialNumber": "SN000001" },
+            "billing_group": null,
+            "policies": [{ "document_sha256": sha256 }],
+            "certificate_status": "ACTIVE",
+        })
+    );
+}
+
+#[test]
+fn the_workshop_template_names_a_policy_and_takes_no_serial_number() {
+    let template = JitpTemplate::parse(WORKSHOP).unwrap();
+    assert_eq!(
+        template.parameters(),
+        [AttributeType::Country, AttributeType::CommonName]
+    );
+    let provisioning = template.evaluate(&lamp()).unwrap();
+    assert_eq!(provisioning.thing_name.as_deref(), Some("lamp-000001"));
+    assert_eq!(provisioning.thing_type, None);
+    assert_eq!(provisioning.attributes["Country"], "DE");
+    assert_eq!(provisioning.groups, ["bulk-group"]);
+    assert_eq!(
+        provisioning.policies,
+        [Policy::Name("FactoryDevicePolicy".to_owned())]
+    );
+}
+
+#[test]
+fn a_registration_config_holds_the_same_template_as_its_body() {
+    let wrapped = JitpTemplate::parse(REGISTRATION_CONFIG).unwrap();
+    let plain = JitpTemplate::parse(LIGHTBULB).unwrap();
+    assert_eq!(wrapped.evaluate(&lamp()), plain.evaluate(&lamp()));
+    assert_eq!(wrapped.parameters(), plain.parameters());
+}
+
+#[test]
+fn a_registration_config_without_role_or_with_an_unescaped_body_is_refused_with_its_body() {
+    let config = |body: serde_json::Value| serde_json::json!({ "templateBody": body }).to_string();
+    assert_eq!(
+        faults(&config("{}".into())),
+        [
+            ("registration-config", "/roleArn".to_owned()),
+            ("template-member", String::new()),
+            ("template-member", String::new()),
+            ("template-certificate-count", "/Resources".to_owned()),
+        ]
+    );
+    let unescaped = serde_json::from_str(LIGHTBULB).unwrap();
+    assert_eq!(
+        faults(&config(unescaped)),
+        [
+            ("registration-config", "/templateBody".to_owned()),
+            ("registration-config", "/roleArn".to_owned())
+        ]
+    );
+    for config in [
+        r#"{"roleArn":"arn:aws:iam::123456789012:role/JITPRole"}"#,
+        r#"{"roleArn":"arn:aws:iam::123456789012:role/JITPRole","templateName":"x"}"#,
+        r#"{"roleArn":"arn:aws:iam::123456789012:role/JITPRole","templateBody":"x","templateBody":"x"}"#,
+    ] {
+        assert_eq!(faults(config)[0].0, "registration-config", "{config}");
+    }
+}
+
+#[test]
+#[expect(clippy::too_many_lines, reason = "it is a table")]
+fn a_template_broken_in_one_place_is_refused_by_that_rule_at_that_place() {
+    let thing = "/Resources/thing/Properties";
+    let table: &[(&str, &str, &str, String)] = &[
+        (
+            r#""AWS::IoT::Certificate::CommonName": {"#,
+            r#""AWS::IoT::Certificate::Locality": { "Type": "String" }, "AWS::IoT::Certificate::CommonName": {"#,
+            "template-parameter-name",
+            "/Parameters/AWS::IoT::Certificate::Locality".to_owned(),
+        ),
+        (
+            r#""Parameters": {"#,
+            r#""Parameters": { "AWS::IoT::Certificate::StateName": { "Type": "Number" },"#,
+            "template-parameter-type",
+            "/Parameters/AWS::IoT::Certificate::StateName/Type".to_owned(),
+        ),
+        (
+            r#""Parameters": {"#,
+            r#""Parameters": { "AWS::IoT::Certificate::StateName": { "Default": "WA" },"#,
+            "template-parameter-type",
+            "/Parameters/AWS::IoT::Certificate::StateName".to_owned(),
+        ),
+        (
+            r#""Parameters": {"#,
+            r#""Parameters": { "AWS::IoT::Certificate::StateName": { "Type": "String", "NoEcho": "x" },"#,
+            "template-parameter-member",
+            "/Parameters/AWS::IoT::Certificate::StateName/NoEcho".to_owned(),
+        ),
+        (
+            r#""Ref": "AWS::IoT::Certificate::SerialNumber""#,
+            r#""Ref": "AWS::IoT::Certificate::Organization""#,
+            "template-ref-undeclared",
+            format!("{thing}/AttributePayload/serialNumber/Ref"),
+        ),
+        (
+            r#""Ref": "AWS::IoT::Certificate::SerialNumber""#,
+            r#""Ref": "certificate""#,
+            "template-ref-undeclared",
+            format!("{thing}/AttributePayload/serialNumber/Ref"),
+        ),
+        (
+            r#""Ref": "AWS::IoT::Certificate::SerialNumber""#,
+            r#""Ref": "AWS::IoT::Certificate::Id""#,
+            "template-certificate-id",
+            format!("{thing}/AttributePayload/serialNumber"),
+        ),
+        (
+            r#""Ref": "AWS::IoT::Certificate::Id""#,
+            r#""Ref": "AWS::IoT::Certificate::CommonName""#,
+            "template-certificate-id",
+            "/Resources/certificate/Properties/CertificateId".to_owned(),
+        ),
+        (
+            r#""CertificateId": {"#,
+            r#""CertificatePem": {"#,
+            "template-certificate-id",
+            "/Resources/certificate/Properties".to_owned(),
+        ),
+        (
+            r#""CertificateId": {"#,
+            r#""CertificatePem": "x", "CertificateId": {"#,
+            "template-resource-property",
+            "/Resources/certificate/Properties/CertificatePem".to_owned(),
+        ),
+        (
+            r#""ACTIVE""#,
+            r#""PENDING_ACTIVATION""#,
+            "template-certificate-status",
+            "/Resources/certificate/Properties/Status".to_owned(),
+        ),
+        (
+            r#""Status": "ACTIVE""#,
+            r#""Status": null"#,
+            "template-certificate-status",
+            "/Resources/certificate/Properties/Status".to_owned(),
+        ),
+        (
+            r#""Type": "AWS::IoT::Certificate""#,
+            r#""Type": "AWS::IoT::Role""#,
+            "template-certificate-count",
+            "/Resources".to_owned(),
+        ),
+        (
+            r#""Type": "AWS::IoT::Certificate""#,
+            r#""Type": "AWS::IoT::Role""#,
+            "template-resource-type",
+            "/Resources/certificate".to_owned(),
+        ),
+        (
+            r#""policy": {"#,
+            r#""second": { "Type": "AWS::IoT::Certificate", "Properties": { "CertificateId": { "Ref": "AWS::IoT::Certificate::Id" }, "Status": "Active" } }, "policy": {"#,
+            "template-certificate-count",
+            "/Resources".to_owned(),
+        ),
+        (
+            r#""policy": {"#,
+            r#""second": { "Type": "AWS::IoT::Thing", "Properties": { "ThingName": "x" } }, "policy": {"#,
+            "template-thing-count",
+            "/Resources".to_owned(),
+        ),
+        (
+            r#""ThingTypeName": "lightBulb-versionA","#,
+            r#""ThingTypeName": "lightBulb versionA","#,
+            "thing-type-name-pattern",
+            format!("{thing}/ThingTypeName"),
+        ),
+        (
+            r#""v1-lightbulbs""#,
+            r#""""#,
+            "thing-group-name-length",
+            format!("{thing}/ThingGroups/0"),
+        ),
+        (
+            r#""v1-lightbulbs""#,
+            r#""v1.lightbulbs""#,
+            "thing-group-name-pattern",
+            format!("{thing}/ThingGroups/0"),
+        ),
+        (
+            r#""v1-lightbulbs""#,
+            r#""1","2","3","4","5","6","7","8","9","10""#,
+            "template-group-count",
+            format!("{thing}/ThingGroups"),
+        ),
+        (
+            r#""version": "v1""#,
+            r#""ver sion/": "v1""#,
+            "thing-attribute-name-pattern",
+            format!("{thing}/AttributePayload/ver sion~1"),
+        ),
+        (
+            r#""version": "v1""#,
+            r#""version": "v 1""#,
+            "thing-attribute-value-pattern",
+            format!("{thing}/AttributePayload/version"),
+        ),
+        (
+            r#""version": "v1""#,
+            r#""version": 1"#,
+            "template-value",
+            format!("{thing}/AttributePayload/version"),
+        ),
+        (
+            r#""version": "v1""#,
+            r#""Ref": "AWS::IoT::Certificate::Country""#,
+            "template-value",
+            format!("{thing}/AttributePayload/Ref"),
+        ),
+        (
+            r#""version": "v1""#,
+            r#""version": { "Fn::Join": ["", ["a", "b"]] }"#,
+            "template-undocumented",
+            format!("{thing}/AttributePayload/version/Fn::Join"),
+        ),
+        (
+            r#""version": "v1""#,
+            r#""version": "v1", "version": "v2""#,
+            "template-duplicate-key",
+            format!("{thing}/AttributePayload/version"),
+        ),
+        (
+            r#""ThingTypeName": "lightBulb-versionA","#,
+            r#""BillingGroup": "a b","#,
+            "billing-group-name-pattern",
+            format!("{thing}/BillingGroup"),
+        ),
+        (
+            r#""ThingTypeName": "lightBulb-versionA","#,
+            r#""PackageVersions": {},"#,
+            "template-resource-property",
+            format!("{thing}/PackageVersions"),
+        ),
+        (
+            r#""ThingName": {"#,
+            r#""Name": {"#,
+            "template-property-missing",
+            thing.to_owned(),
+        ),
+        (
+            r#""AttributePayload": "MERGE""#,
+            r#""ATTRIBUTE_PAYLOAD": "MERGE""#,
+            "template-override-key",
+            "/Resources/thing/OverrideSettings/ATTRIBUTE_PAYLOAD".to_owned(),
+        ),
+        (
+            r#""ThingTypeName": "REPLACE""#,
+            r#""ThingTypeName": "MERGE""#,
+            "template-override-value",
+            "/Resources/thing/OverrideSettings/ThingTypeName".to_owned(),
+        ),
+        (
+            r#""Type": "AWS::IoT::Policy","#,
+            r#""Type": "AWS::IoT::Policy", "OverrideSettings": { "PolicyName": "FAIL" },"#,
+            "template-override-key",
+            "/Resources/policy/OverrideSettings/PolicyName".to_owned(),
+        ),
+        (
+            r#""Type": "AWS::IoT::Policy","#,
+            r#""Type": "AWS::IoT::Policy", "DependsOn": "thing","#,
+            "template-resource-member",
+            "/Resources/policy/DependsOn".to_owned(),
+        ),
+        (
+            r#""PolicyDocument": "#,
+            r#""PolicyName": "x", "PolicyDocument": "#,
+            "template-policy-source",
+            "/Resources/policy/Properties".to_owned(),
+        ),
+        (
+            r#""PolicyDocument": "{ "#,
+            r#""PolicyDocument": "{{ "#,
+            "template-policy-document",
+            "/Resources/policy/Properties/PolicyDocument".to_owned(),
+        ),
+        (
+            r#""PolicyDocument": "{ "#,
+            r#""PolicyDocument": "{ \"Version\": \"2008-10-17\", "#,
+            "template-duplicate-key",
+            "/Resources/policy/Properties/PolicyDocument".to_owned(),
+        ),
+        (
+            r#""Parameters": {"#,
+            r#""Mappings": {}, "Parameters": {"#,
+            "template-undocumented",
+            "/Mappings".to_owned(),
+        ),
+        (
+            r#""Parameters": {"#,
+            r#""DeviceConfiguration": {}, "Parameters": {"#,
+            "template-undocumented",
+            "/DeviceConfiguration".to_owned(),
+        ),
+        (
+            r#""Parameters": {"#,
+            r#""Description": "x", "Parameters": {"#,
+            "template-member",
+            "/Description".to_owned(),
+        ),
+    ];
+    for (from, to, rule, pointer) in table {
+        let found = faults(&broken(from, to));
+        assert!(
+            found.contains(&(rule, pointer.clone())),
+            "{to}: {rule} {pointer} is not in {found:?}"
+        );
+    }
+}
+
+#[test]
+fn a_template_with_faults_in_many_places_is_told_all_of_them() {
+    let text = broken(r#""ACTIVE""#, r#""BROKEN""#)
+        .replace("v1-lightbulbs", "v1 lightbulbs")
+        .replace(r#""version": "v1""#, r#""version": {"Fn::Sub": "x"}"#)
+        .replace("\"MERGE\"", "\"KEEP\"");
+    let rules: Vec<_> = faults(&text).into_iter().map(|(rule, _)| rule).collect();
+    assert_eq!(
+        rules,
+        [
+            "template-undocumented",
+            "thing-group-name-pattern",
+            "template-override-value",
+            "template-certificate-status"
+        ]
+    );
+}
+
+#[test]
+fn what_is_no_json_object_is_no_template() {
+    for text in ["", "{", "null", "[]", "\"{}\"", "42"] {
+        assert!(JitpTemplate::parse(text).is_err(), "{text:?}");
+    }
+}
+
+#[test]
+fn a_body_ends_at_10240_characters_and_a_policy_at_2048_without_white_space() {
+    let padded = |length: usize| format!("{LIGHTBULB}{}", " ".repeat(length - LIGHTBULB.len()));
+    assert!(JitpTemplate::parse(&padded(10_240)).is_ok());
+    assert_eq!(
+        faults(&padded(10_241)),
+        [("template-length", String::new())]
+    );
+    assert_eq!(
+        faults(&" ".repeat(1_000_000)),
+        [("template-length", String::new())]
+    );
+
+    // {"a":"…"} is 8 characters longer than what it holds; spaces between do not count.
+    let policy = |length: usize| {
+        let document = format!(r#"{{\"a\":   \"{}\"}}"#, "x".repeat(length - 8));
+        let properties = format!(r#""PolicyDocument": "{document}""#);
+        WORKSHOP.replace(r#""PolicyName": "FactoryDevicePolicy""#, &properties)
+    };
+    assert!(JitpTemplate::parse(&policy(2_048)).is_ok());
+    assert_eq!(
+        faults(&policy(2_049)),
+        [(
+            "template-policy-document-length",
+            "/Resources/policy/Properties/PolicyDocument".to_owned()
+        )]
+    );
+}
+
+#[test]
+fn a_thing_takes_3_attributes_without_a_type_and_50_with_one() {
+    let template = |count: usize, thing_type: &str| {
+        let attributes: Vec<String> = (0..count).map(|n| format!(r#""a{n}": "x""#)).collect();
+        WORKSHOP.replace(
+            r#""AttributePayload": {"#,
+            &format!(
+                r#"{thing_type} "AttributePayload": {{ {},"#,
+                attributes.join(",")
+            ),
+        )
+    };
+    let with = r#""ThingTypeName": "bench","#;
+    assert!(JitpTemplate::parse(&template(2, "")).is_ok());
+    assert!(JitpTemplate::parse(&template(49, with)).is_ok());
+    for text in [template(3, ""), template(50, with)] {
+        assert_eq!(
+            faults(&text),
+            [(
+                "template-attribute-count",
+                "/Resources/thing/Properties/AttributePayload".to_owned()
+            )]
+        );
+    }
+}
+
+#[test]
+fn a_certificate_takes_10_policies() {
+    let template = |count: usize| {
+        let policy = |n| {
+            format!(
+                r#""p{n}": {{ "Type": "AWS::IoT::Policy", "Properties": {{ "PolicyName": "p{n}" }} }},"#
+            )
+        };
+        let policies: String = (1..count).map(policy).collect();
+        WORKSHOP.replace(r#""policy": {"#, &format!("{policies} \"policy\": {{"))
+    };
+    let parsed = JitpTemplate::parse(&template(10)).unwrap();
+    assert_eq!(parsed.evaluate(&lamp()).unwrap().policies.len(), 10);
+    assert_eq!(
+        faults(&template(11)),
+        [("template-policy-count", "/Resources".to_owned())]
+    );
+}
+
+#[test]
+fn a_template_without_a_thing_provisions_the_certificate_alone() {
+    let mut template: serde_json::Value = serde_json::from_str(WORKSHOP).unwrap();
+    template["Resources"]
+        .as_object_mut()
+        .unwrap()
+        .remove("thing");
+    template["Resources"]["certificate"]["Properties"]["Status"] = "Inactive".into();
+    let provisioning = JitpTemplate::parse(&template.to_string())
+        .unwrap()
+        .evaluate(&lamp())
+        .unwrap();
+    assert_eq!(provisioning.thing_name, None);
+    assert_eq!(provisioning.certificate_status, CertificateStatus::Inactive);
+}
+
+#[test]
+fn a_declared_parameter_must_be_there_even_if_unused_or_with_a_default() {
+    let text = WORKSHOP.replace(
+        r#""Parameters": {"#,
+        r#""Parameters": { "AWS::IoT::Certificate::StateName": { "Type": "String", "Default": "WA" },
+           "AWS::IoT::Certificate::Organization": { "Type": "String" },"#,
+    );
+    let template = JitpTemplate::parse(&text).unwrap();
+    let violations = template.evaluate(&lamp()).unwrap_err();
+    let missing: Vec<_> = violations
+        .iter()
+        .map(|violation| (violation.rule, violation.attribute.as_deref()))
+        .collect();
+    assert_eq!(
+        missing,
+        [
+            ("jitp-parameter-missing", Some("ST")),
+            ("jitp-parameter-missing", Some("O"))
+        ]
+    );
+}
+
+#[test]
+fn every_field_a_subject_can_reach_is_checked_and_all_violations_are_told_at_once() {
+    let text = r#"{
+        "Parameters": {
+            "AWS::IoT::Certificate::Country": { "Type": "String" },
+            "AWS::IoT::Certificate::CommonName": { "Type": "String" },
+            "AWS::IoT::Certificate::Organization": { "Type": "String" },
+            "AWS::IoT::Certificate::OrganizationalUnit": { "Type": "String" },
+            "AWS::IoT::Certificate::StateName": { "Type": "String" },
+            "AWS::IoT::Certificate::DistinguishedNameQualifier": { "Type": "String" },
+            "AWS::IoT::Certificate::SerialNumber": { "Type": "String" },
+            "AWS::IoT::Certificate::Id": { "Type": "String" }
+        },
+        "Resources": {
+            "t": { "Type": "AWS::IoT::Thing", "Properties": {
+                "ThingName": { "Ref": "AWS::IoT::Certificate::CommonName" },
+                "ThingTypeName": { "Ref": "AWS::IoT::Certificate::Organization" },
+                "ThingGroups": [
+                    { "Ref": "AWS::IoT::Certificate::OrganizationalUnit" },
+                    { "Ref": "AWS::IoT::Certificate::OrganizationalUnit" }
+                ],
+                "BillingGroup": { "Ref": "AWS::IoT::Certificate::StateName" },
+                "AttributePayload": {
+                    "q": { "Ref": "AWS::IoT::Certificate::DistinguishedNameQualifier" } } } },
+            "c": { "Type": "AWS::IoT::Certificate", "Properties": {
+                "CertificateId": { "Ref": "AWS::IoT::Certificate::Id" }, "Status": "ACTIVE" } },
+            "p": { "Type": "AWS::IoT::Policy", "Properties": {
+                "PolicyName": { "Ref": "AWS::IoT::Certificate::SerialNumber" } } }
+        }
+    }"#;
+    let template = JitpTemplate::parse(text).unwrap();
+    assert_eq!(template.parameters().len(), 7);
+    let violations = template
+        .evaluate(&subject(&[
+            (AttributeType::Country, "DE"),
+            (AttributeType::StateOrProvince, "New York"),
+            (AttributeType::Organization, "Example Corp"),
+            (AttributeType::OrganizationalUnit, "R&D"),
+            (AttributeType::DnQualifier, "a b"),
+            (AttributeType::SerialNumber, "a/b"),
+            (AttributeType::CommonName, "a.b"),
+        ]))
+        .unwrap_err();
+    let found: Vec<_> = violations
+        .iter()
+        .map(|violation| (violation.rule, violation.attribute.as_deref().unwrap()))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ("policy-name-pattern", "serialNumber"),
+            ("thing-name-pattern", "CN"),
+            ("thing-type-name-pattern", "O"),
+            ("thing-group-name-pattern", "OU"),
+            ("thing-attribute-value-pattern", "dnQualifier"),
+            ("billing-group-name-pattern", "ST"),
+        ]
+    );
+    let provisioning = template
+        .evaluate(&subject(&[
+            (AttributeType::Country, "DE"),
+            (AttributeType::StateOrProvince, "Hessen"),
+            (AttributeType::Organization, "Example"),
+            (AttributeType::OrganizationalUnit, "Lamps"),
+            (AttributeType::DnQualifier, "4,5=6"),
+            (AttributeType::SerialNumber, "SN1"),
+            (AttributeType::CommonName, "a:b_c-d"),
+        ]))
+        .unwrap();
+    assert_eq!(provisioning.groups, ["Lamps"]);
+    assert_eq!(provisioning.billing_group.as_deref(), Some("Hessen"));
+    assert_eq!(provisioning.attributes["q"], "4,5=6");
+}
+
+/// What the development world's two profiles ask for, besides the optional attributes.
+fn required(profile: &str) -> &'static [&'static str] {
+    match profile {
+        "lightbulb" => &["CN", "serialNumber", "C"],
+        "workshop" => &["CN", "C"],
+        other => panic!("{other}"),
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct BadSubject {
+    name: String,
+    profile: String,
+    subject: BTreeMap<String, String>,
+    problem: String,
+    rule: String,
+    attribute: String,
+}
+
+/// The table is used over HTTP too; here each row must break the rule it names in the layer it
+/// names, and a row for the template must pass every check before it.
+#[test]
+fn each_bad_subject_breaks_the_rule_it_names() {
+    let rows: Vec<BadSubject> = serde_json::from_str(BAD_SUBJECTS).unwrap();
+    assert!(rows.len() >= 50);
+    for row in &rows {
+        let attribute = Some(row.attribute.clone());
+        let (required, optional) = (
+            required(&row.profile),
+            ["O", "OU", "L", "ST", "dnQualifier"],
+        );
+        let allowed = |name: &str| required.contains(&name) || optional.contains(&name);
+        let known: BTreeMap<AttributeType, String> = row
+            .subject
+            .iter()
+            .filter_map(|(key, text)| Some((AttributeType::from_short_name(key)?, text.clone())))
+            .collect();
+        let broken: Vec<Violation> = match row.rule.as_str() {
+            "attribute-unknown" => {
+                assert!(row.subject.contains_key(&row.attribute), "{}", row.name);
+                let kind = AttributeType::from_short_name(&row.attribute);
+                assert_eq!(kind, None, "{}", row.name);
+                continue;
+            }
+            "attribute-missing" => {
+                assert!(required.contains(&row.attribute.as_str()), "{}", row.name);
+                assert!(!row.subject.contains_key(&row.attribute), "{}", row.name);
+                continue;
+            }
+            "attribute-not-allowed" => {
+                assert!(row.subject.contains_key(&row.attribute), "{}", row.name);
+                assert!(!allowed(&row.attribute), "{}", row.name);
+                continue;
+            }
+            _ if row.problem == "subject-invalid" => Subject::new(known).unwrap_err(),
+            _ => {
+                assert_eq!(row.problem, "jitp-violation", "{}", row.name);
+                for name in required {
+                    assert!(row.subject.contains_key(*name), "{}", row.name);
+                }
+                assert!(row.subject.keys().all(|key| allowed(key)), "{}", row.name);
+                let template = match row.profile.as_str() {
+                    "lightbulb" => JitpTemplate::parse(LIGHTBULB),
+                    _ => JitpTemplate::parse(WORKSHOP),
+                };
+                let subject = Subject::new(known).unwrap();
+                template.unwrap().evaluate(&subject).unwrap_err()
+            }
+        };
+        assert!(
+            broken
+                .iter()
+                .any(|found| found.rule == row.rule && found.attribute == attribute),
+            "{}: {broken:?}",
+            row.name
+        );
+    }
+}

@@ -1,0 +1,271 @@
+//! `Profile`: what a certificate of one kind looks like, and who may have one.
+
+mod file;
+
+use super::Violation;
+use super::csr::CertificationRequest;
+use super::jitp::JitpTemplate;
+use super::key_policy::KeyAlgorithm;
+use super::name::AttributeType;
+use super::name::Subject;
+use super::validity::ValidityRule;
+use std::collections::BTreeMap;
+
+/// A profile, complete and consistent.
+///
+/// Its file, with every key:
+///
+/// ```toml
+/// issuer = "line-ec"                       # which issuer signs
+/// device_identity = "CN"                   # which attribute says which device this is; default CN
+/// slot = "identity"                        # identities are unique within a slot; default identity
+/// key_algorithms = ["P-256"]               # P-256, P-384, RSA-2048, RSA-3072, RSA-4096
+/// certificate_length_max = 2048            # octets, default 4096
+/// jitp_template = "jitp-lightbulb.json"    # beside the profile; may be left out
+///
+/// [validity]
+/// days = 7300                              # or: no_expiry = true
+/// backdate_seconds = 0                     # 0 to 3600, default 0
+///
+/// [subject]
+/// required = ["CN", "serialNumber", "C"]
+/// optional = ["O", "OU"]                   # default none
+/// fixed = { ST = "Bavaria" }               # set by the profile itself; default none
+/// ```
+#[derive(Debug)]
+pub struct Profile {
+    /// Its name, `[a-z0-9-]{1,64}`.
+    pub name: String,
+    /// Name of the issuer that signs.
+    pub issuer: String,
+    /// The attribute that says which device this is.
+    pub device_identity: AttributeType,
+    /// Device identities are unique within a slot; `identity` unless the profile says otherwise.
+    pub slot: String,
+    /// Device keys it certifies.
+    pub key_algorithms: Vec<KeyAlgorithm>,
+    /// Validity.
+    pub validity: ValidityRule,
+    /// 0 to 3600.
+    pub backdate_seconds: u32,
+    /// Largest certificate in octets (a microcontroller's flash).
+    pub certificate_length_max: usize,
+    /// Attributes every certificate must have.
+    pub required: Vec<AttributeType>,
+    /// Attributes it may have.
+    pub optional: Vec<AttributeType>,
+    /// Attributes the profile sets itself.
+    pub fixed: BTreeMap<AttributeType, String>,
+    /// The AWS IoT provisioning template its devices meet.
+    pub jitp: Option<JitpTemplate>,
+    /// SHA-256 over profile text and template text, each after its length in eight octets.
+    pub sha256: [u8; 32],
+}
+
+/// What the profile makes of an admitted request.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Admission {
+    /// The whole subject.
+    pub subject: Subject,
+    /// Value of the device identity.
+    pub device: String,
+    /// The thing AWS IoT would make.
+    pub thing_name: Option<String>,
+}
+
+/// Why the profile refuses a request.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// `key-type`
+    KeyType(String),
+    /// `extension-not-allowed`
+    ExtensionNotAllowed(Vec<Violation>),
+    /// `subject-invalid`
+    SubjectInvalid(Vec<Violation>),
+    /// `subject-mismatch`
+    SubjectMismatch(Vec<Violation>),
+    /// `jitp-violation`
+    JitpViolation(Vec<Violation>),
+}
+
+impl Refusal {
+    /// The problem's name.
+    #[must_use]
+    pub fn slug(&self) -> &'static str {
+        match self {
+            Self::KeyType(_) => "key-type",
+            Self::ExtensionNotAllowed(_) => "extension-not-allowed",
+            Self::SubjectInvalid(_) => "subject-invalid",
+            Self::SubjectMismatch(_) => "subject-mismatch",
+            Self::JitpViolation(_) => "jitp-violation",
+        }
+    }
+}
+
+impl Profile {
+    /// From its TOML and, where it names one, the template's JSON. All faults at once, a line each.
+    pub fn parse(name: &str, toml: &str, template: Option<&str>) -> Result<Self, Vec<String>> {
+        file::parse(name, toml, template)
+    }
+
+    /// The template file a profile's TOML names, relative to the profile. `None` also when the
+    /// text is no TOML; [`Self::parse`] says why.
+    pub fn template_path(toml: &str) -> Option<String> {
+        file::template_path(toml)
+    }
+
+    /// Merges fixed attributes, the request's and the CSR's; two sources that differ are refused.
+    /// `requested`: attribute short names to values, as they came in JSON.
+    ///
+    /// A request that is wrong in several ways is always refused for the same one, in the order of
+    /// [`Refusal`]'s checks below; within it, all violations are told.
+    pub fn admit(
+        &self,
+        csr: &CertificationRequest,
+        requested: Option<&BTreeMap<String, String>>,
+    ) -> Result<Admission, Refusal> {
+        self.admit_key(csr.public_key.algorithm())?;
+        if !csr.excess_extensions.is_empty() {
+            return Err(Refusal::ExtensionNotAllowed(csr.excess_extensions.clone()));
+        }
+        let requested = requested
+            .map(known_attributes)
+            .transpose()?
+            .unwrap_or_default();
+        let values = self.merge(&csr.subject, &requested)?;
+        let subject = self.complete(values)?;
+        let provisioning = self
+            .jitp
+            .as_ref()
+            .map(|template| template.evaluate(&subject))
+            .transpose()
+            .map_err(Refusal::JitpViolation)?;
+        // The device identity is a required attribute, and `complete` saw them all.
+        let device = subject
+            .get(self.device_identity)
+            .unwrap_or_default()
+            .to_owned();
+        let thing_name = provisioning.and_then(|provisioning| provisioning.thing_name);
+        Ok(Admission {
+            subject,
+            device,
+            thing_name,
+        })
+    }
+
+    fn admit_key(&self, algorithm: KeyAlgorithm) -> Result<(), Refusal> {
+        if self.key_algorithms.contains(&algorithm) {
+            return Ok(());
+        }
+        let allowed: Vec<_> = self
+            .key_algorithms
+            .iter()
+            .map(|allowed| allowed.name())
+            .collect();
+        Err(Refusal::KeyType(format!(
+            "the key is {}; profile {} certifies {}",
+            algorithm.name(),
+            self.name,
+            allowed.join(", ")
+        )))
+    }
+
+    /// One value for each attribute that any source gives.
+    fn merge(
+        &self,
+        csr: &BTreeMap<AttributeType, String>,
+        requested: &BTreeMap<AttributeType, String>,
+    ) -> Result<BTreeMap<AttributeType, String>, Refusal> {
+        let mut values = self.fixed.clone();
+        let mut violations = Vec::new();
+        for (source, given) in [("the request", requested), ("the CSR", csr)] {
+            for (kind, value) in given {
+                let settled = values.entry(*kind).or_insert_with(|| value.clone());
+                if settled != value {
+                    let name = kind.short_name();
+                    let other = if self.fixed.contains_key(kind) {
+                        "the profile"
+                    } else {
+                        "the request"
+                    };
+                    violations.push(Violation {
+                        rule: "attribute-mismatch",
+                        attribute: Some(name.to_owned()),
+                        detail: format!("{name} in {source} differs from {name} in {other}"),
+                    });
+                }
+            }
+        }
+        if violations.is_empty() {
+            Ok(values)
+        } else {
+            Err(Refusal::SubjectMismatch(violations))
+        }
+    }
+
+    /// Nothing missing, nothing that the profile does not know, every value well-formed.
+    fn complete(&self, values: BTreeMap<AttributeType, String>) -> Result<Subject, Refusal> {
+        let violation = |rule, kind: AttributeType, detail: &str| Violation {
+            rule,
+            attribute: Some(kind.short_name().to_owned()),
+            detail: format!("{} {detail} profile {}", kind.short_name(), self.name),
+        };
+        let missing = self
+            .required
+            .iter()
+            .filter(|kind| !values.contains_key(kind))
+            .map(|kind| violation("attribute-missing", *kind, "is required by"));
+        let unwanted = values
+            .keys()
+            .filter(|kind| !self.takes(**kind))
+            .map(|kind| violation("attribute-not-allowed", *kind, "is not allowed by"));
+        let mut violations: Vec<_> = missing.chain(unwanted).collect();
+        match Subject::new(values) {
+            Ok(subject) if violations.is_empty() => Ok(subject),
+            Ok(_) => Err(Refusal::SubjectInvalid(violations)),
+            Err(more) => {
+                violations.extend(more);
+                Err(Refusal::SubjectInvalid(violations))
+            }
+        }
+    }
+
+    fn takes(&self, kind: AttributeType) -> bool {
+        self.required.contains(&kind)
+            || self.optional.contains(&kind)
+            || self.fixed.contains_key(&kind)
+    }
+}
+
+fn known_attributes(
+    requested: &BTreeMap<String, String>,
+) -> Result<BTreeMap<AttributeType, String>, Refusal> {
+    let mut values = BTreeMap::new();
+    let mut violations = Vec::new();
+    for (name, value) in requested {
+        if let Some(kind) = AttributeType::from_short_name(name) {
+            values.insert(kind, value.clone());
+        } else {
+            let known = AttributeType::ALL.map(AttributeType::short_name).join(", ");
+            violations.push(Violation {
+                rule: "attribute-unknown",
+                // A name that nobody knows may be anything; it is told only as far as it is text.
+                attribute: Some(
+                    name.chars()
+                        .filter(char::is_ascii_graphic)
+                        .take(64)
+                        .collect(),
+                ),
+                detail: format!("a subject may have {known}"),
+            });
+        }
+    }
+    if violations.is_empty() {
+        Ok(values)
+    } else {
+        Err(Refusal::SubjectInvalid(violations))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,49 @@
+//! The one DER primitive that cannot fail: tag, definite length, value (X.690 8.1.3, 10.1).
+//!
+//! Names and signed envelopes are written with it, so that neither needs an error that can never
+//! happen. Everything else is encoded and decoded by the `der` crate.
+
+/// SEQUENCE, constructed.
+pub(super) const SEQUENCE: u8 = 0x30;
+/// SET, constructed.
+pub(super) const SET: u8 = 0x31;
+/// OBJECT IDENTIFIER.
+pub(super) const OBJECT_IDENTIFIER: u8 = 0x06;
+/// BIT STRING.
+pub(super) const BIT_STRING: u8 = 0x03;
+
+/// One element; the length in its shortest form.
+pub(super) fn element(tag: u8, value: &[u8]) -> Vec<u8> {
+    let mut der = Vec::with_capacity(value.len() + 6);
+    der.push(tag);
+    match u8::try_from(value.len()) {
+        Ok(short) if short < 0x80 => der.push(short),
+        _ => {
+            let octets = value.len().to_be_bytes();
+            let significant = octets.iter().skip_while(|octet| **octet == 0);
+            der.push(0x80 | significant.clone().fold(0, |count, _| count + 1));
+            der.extend(significant);
+        }
+    }
+    der.extend_from_slice(value);
+    der
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_are_the_shortest_that_hold() {
+        let head = |length: usize| {
+            let der = element(SEQUENCE, &vec![0; length]);
+            der[..der.len() - length].to_vec()
+        };
+        assert_eq!(head(0), [0x30, 0]);
+        assert_eq!(head(127), [0x30, 127]);
+        assert_eq!(head(128), [0x30, 0x81, 128]);
+        assert_eq!(head(255), [0x30, 0x81, 255]);
+        assert_eq!(head(256), [0x30, 0x82, 1, 0]);
+        assert_eq!(head(65_536), [0x30, 0x83, 1, 0, 0]);
+    }
+}

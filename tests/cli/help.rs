@@ -1,0 +1,33 @@
+//! Every command is there and explains itself.
+
+use crate::run;
+use crate::support::world::shared;
+
+#[test]
+fn every_command_explains_itself() {
+    let commands = "serve|dev|migrate|doctor|config check|config show|issuer init|issuer list|issuer show\
+        |cert issue|cert show|cert list|cert verify|benchmark line|benchmark hsm";
+    for command in commands.split('|') {
+        let mut arguments: Vec<&str> = command.split_whitespace().collect();
+        arguments.push("--help");
+        let help = run(shared(), &arguments).ok().text();
+        assert!(
+            help.contains(&format!("Usage: certfactory {command}")),
+            "{command}: {help}"
+        );
+        assert!(help.contains("--json"), "{command}: {help}");
+    }
+}
+
+#[test]
+fn a_command_that_does_not_exist_is_a_usage_error() {
+    for arguments in [
+        &["certify"][..],
+        &[],
+        &["cert"],
+        &["cert", "issue"],
+        &["doctor", "--now"],
+    ] {
+        run(shared(), arguments).fails(2).silent().says("Usage");
+    }
+}

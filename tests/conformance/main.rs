@@ -1,0 +1,320 @@
+//! Issued certificates before the verifiers that devices and clouds use, none of them ours.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::pedantic,
+    clippy::disallowed_methods,
+    missing_docs,
+    unreachable_pub,
+    reason = "a test that unwraps fails where it should, looks again after a nap, and is nobody's library"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use support::device::Device;
+use support::world::{free_port, issued, shared};
+use tempfile::TempDir;
+
+/// An issued certificate in files: leaf, leaf with chain, key, issuer.
+struct Issued {
+    name: String,
+    dir: TempDir,
+    issuer: PathBuf,
+}
+
+impl Issued {
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+}
+
+/// Both issuers, both kinds of key, a fixed validity and one without end.
+fn samples() -> Vec<Issued> {
+    let cases = [
+        ("lightbulb", "line-ec", Device::p256()),
+        ("workshop", "line-rsa", Device::p256()),
+        ("workshop", "line-rsa", Device::rsa2048()),
+    ];
+    let world = shared();
+    cases
+        .into_iter()
+        .map(|(profile, issuer, device)| {
+            let body = issued(&world.client("station-01").issue(&device.request(profile)));
+            let dir = TempDir::new().unwrap();
+            let leaf = body["certificate"].as_str().unwrap();
+            std::fs::write(dir.path().join("leaf.pem"), leaf).unwrap();
+            std::fs::write(
+                dir.path().join("chain.pem"),
+                format!("{leaf}{}", body["ca_chain"][0].as_str().unwrap()),
+            )
+            .unwrap();
+            std::fs::write(
+                dir.path().join("key.pem"),
+                device.key.private_key_to_pem_pkcs8().unwrap(),
+            )
+            .unwrap();
+            Issued {
+                name: device.name,
+                dir,
+                issuer: world.dir.join(format!("issuers/{issuer}.pem")),
+            }
+        })
+        .collect()
+}
+
+fn run(program: &Path, arguments: &[&Path]) -> (bool, String) {
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .unwrap_or_else(|e| panic!("{}: {e}", program.display()));
+    (
+        output.status.success(),
+        format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        ),
+    )
+}
+
+fn accepts(program: &str, arguments: &[&Path]) -> String {
+    let (success, text) = run(Path::new(program), arguments);
+    assert!(success, "{program}: {text}");
+    text
+}
+
+fn python(name: &str) -> PathBuf {
+    let environment =
+        std::env::var("CERTFACTORY_PYTHON").expect("tests/run sets CERTFACTORY_PYTHON");
+    Path::new(&environment).join("bin").join(name)
+}
+
+#[test]
+fn openssl_accepts_them_strictly_as_tls_clients() {
+    for sample in samples() {
+        let arguments = [
+            "verify",
+            "-x509_strict",
+            "-policy_check",
+            "-purpose",
+            "sslclient",
+            "-CAfile",
+        ]
+        .map(Path::new);
+        accepts(
+            "openssl",
+            &[
+                arguments.as_slice(),
+                &[&sample.issuer, &sample.file("leaf.pem")],
+            ]
+            .concat(),
+        );
+    }
+}
+
+#[test]
+fn gnutls_accepts_them() {
+    for sample in samples() {
+        let (chain, issuer) = (sample.file("chain.pem"), sample.issuer.clone());
+        let text = accepts(
+            "certtool",
+            &[
+                Path::new("--verify"),
+                Path::new("--load-ca-certificate"),
+                &issuer,
+                Path::new("--infile"),
+                &chain,
+            ],
+        );
+        assert!(
+            text.contains("Verified. The certificate is trusted."),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn pythons_cryptography_accepts_them_as_clients() {
+    // Its defaults for the web in full, but for one: a device has no name in DNS, so no SAN.
+    let script = "
+import sys
+from cryptography import x509
+from cryptography.x509.verification import Criticality, ExtensionPolicy, PolicyBuilder, Store
+issuer, leaf = (x509.load_pem_x509_certificate(open(path, 'rb').read()) for path in sys.argv[1:3])
+device = ExtensionPolicy.webpki_defaults_ee().may_be_present(x509.SubjectAlternativeName, Criticality.AGNOSTIC, None)
+policy = PolicyBuilder().store(Store([issuer])).extension_policies(ca_policy=ExtensionPolicy.webpki_defaults_ca(), ee_policy=device)
+assert len(policy.build_client_verifier().verify(leaf, []).chain) == 2
+";
+    for sample in samples() {
+        let (success, text) = run(
+            &python("python"),
+            &[
+                Path::new("-c"),
+                Path::new(script),
+                &sample.issuer,
+                &sample.file("leaf.pem"),
+            ],
+        );
+        assert!(success, "{text}");
+    }
+}
+
+#[test]
+fn pkilint_finds_no_error() {
+    for sample in samples() {
+        let (success, text) = run(
+            &python("lint_pkix_cert"),
+            &[
+                Path::new("lint"),
+                Path::new("-s"),
+                Path::new("ERROR"),
+                &sample.file("leaf.pem"),
+            ],
+        );
+        assert!(success, "{text}");
+        let (success, text) = run(
+            &python("lint_pkix_signer_signee_cert_chain"),
+            &[
+                Path::new("lint"),
+                Path::new("-s"),
+                Path::new("ERROR"),
+                &sample.issuer,
+                &sample.file("leaf.pem"),
+            ],
+        );
+        assert!(success, "{text}");
+        let (success, text) = run(
+            &python("lint_pkix_cert"),
+            &[
+                Path::new("lint"),
+                Path::new("-s"),
+                Path::new("ERROR"),
+                &sample.issuer,
+            ],
+        );
+        assert!(success, "{text}");
+    }
+}
+
+#[test]
+fn our_own_verify_command_agrees_and_refuses_a_stranger() {
+    let samples = samples();
+    for sample in &samples {
+        let status = shared()
+            .program(&["cert", "verify"])
+            .arg(sample.file("chain.pem"))
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+    let refused = shared()
+        .program(&["cert", "verify", "--ca"])
+        .arg(&samples[1].issuer)
+        .arg(samples[0].file("leaf.pem"))
+        .output()
+        .unwrap();
+    assert_eq!(
+        refused.status.code(),
+        Some(4),
+        "{}",
+        String::from_utf8_lossy(&refused.stderr)
+    );
+}
+
+struct Broker(Child);
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+#[test]
+fn devices_log_in_to_a_broker_with_them() {
+    let world = shared();
+    let dir = TempDir::new().unwrap();
+    let file = |name: &str| dir.path().join(name);
+    let issuers: String = ["line-ec", "line-rsa"]
+        .iter()
+        .map(|name| std::fs::read_to_string(world.dir.join(format!("issuers/{name}.pem"))).unwrap())
+        .collect();
+    std::fs::write(file("devices-ca.pem"), issuers).unwrap();
+    std::fs::copy(world.dir.join("tls/server.pem"), file("server.pem")).unwrap();
+    std::fs::copy(world.dir.join("tls/server.key"), file("server.key")).unwrap();
+    let port = free_port();
+    let path = |name: &str| file(name).display().to_string();
+    let configuration = format!(
+        "user root\nlistener {port} 127.0.0.1\ncafile {}\ncertfile {}\nkeyfile {}\nrequire_certificate true\nuse_identity_as_username true\n",
+        path("devices-ca.pem"),
+        path("server.pem"),
+        path("server.key")
+    );
+    std::fs::write(file("mosquitto.conf"), configuration).unwrap();
+    let program = ["/usr/sbin/mosquitto", "/usr/bin/mosquitto"]
+        .into_iter()
+        .find(|p| Path::new(p).exists())
+        .expect("mosquitto is installed");
+    let broker = Command::new(program)
+        .arg("-c")
+        .arg(file("mosquitto.conf"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let _broker = Broker(broker);
+    let publish = |certificate: &Path, key: &Path, name: &str| {
+        let output = Command::new("mosquitto_pub")
+            .args([
+                "-h",
+                "127.0.0.1",
+                "-p",
+                &port.to_string(),
+                "-i",
+                name,
+                "-t",
+                "birth",
+                "-m",
+                name,
+                "-q",
+                "1",
+                "--cafile",
+            ])
+            .arg(world.dir.join("tls/ca.pem"))
+            .arg("--cert")
+            .arg(certificate)
+            .arg("--key")
+            .arg(key)
+            .output()
+            .unwrap();
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    };
+    let samples = samples();
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(std::time::Instant::now() < end, "the broker did not start");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    for sample in &samples {
+        let (success, text) = publish(
+            &sample.file("chain.pem"),
+            &sample.file("key.pem"),
+            &sample.name,
+        );
+        assert!(success, "{}: {text}", sample.name);
+    }
+    let (success, _) = publish(
+        &world.dir.join("clients/station-01.pem"),
+        &world.dir.join("clients/station-01.key"),
+        "stranger",
+    );
+    assert!(!success, "the broker takes anybody");
+}

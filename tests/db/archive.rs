@@ -1,0 +1,249 @@
+//! Searching, and the table of principals.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use chrono::TimeDelta;
+
+use certfactory::ca::Archive;
+use certfactory::ca::Intent;
+use certfactory::ca::Ledger;
+use certfactory::ca::Principal;
+use certfactory::ca::Role;
+use certfactory::ca::SearchFilter;
+use certfactory::ca::Status;
+use certfactory::db::archive::PgArchive;
+use certfactory::db::error::DbFault;
+use certfactory::db::principals;
+use uuid::Uuid;
+
+use crate::fixture::intent;
+use crate::fixture::intent_for;
+use crate::fixture::issue;
+use crate::fixture::ledger;
+use crate::fixture::serial_number;
+use crate::fixture::soon;
+use crate::postgres::Postgres;
+
+#[tokio::test]
+async fn each_filter_finds_its_certificates_and_no_others() {
+    let database = Postgres::shared().database().await;
+    let ledger = ledger(&database).await;
+    let archive = PgArchive::new(&database.service()).unwrap();
+    let wanted = Intent {
+        profile: "workshop".into(),
+        issuer: "line-rsa".into(),
+        principal: "station-02".into(),
+        order: Some("WO-17".into()),
+        device: "identity-of-its-own".into(),
+        ..intent_for("lamp-x")
+    };
+    issue(&ledger, &intent()).await;
+    let record = issue(&ledger, &wanted).await;
+    issue(&ledger, &intent()).await;
+    let open = intent();
+    ledger.reserve(open.clone(), soon()).await.unwrap();
+
+    let moment = TimeDelta::microseconds(1);
+    let none = SearchFilter::default;
+    for filter in [
+        SearchFilter {
+            cn: Some("lamp-x".into()),
+            ..none()
+        },
+        SearchFilter {
+            device: Some("identity-of-its-own".into()),
+            ..none()
+        },
+        SearchFilter {
+            device_serial: Some("SN-lamp-x".into()),
+            ..none()
+        },
+        SearchFilter {
+            serial_number: Some(wanted.serial_number),
+            ..none()
+        },
+        SearchFilter {
+            fingerprint: Some(record.fingerprint),
+            ..none()
+        },
+        SearchFilter {
+            spki: Some(wanted.spki_sha256),
+            ..none()
+        },
+        SearchFilter {
+            profile: Some("workshop".into()),
+            ..none()
+        },
+        SearchFilter {
+            issuer: Some("line-rsa".into()),
+            ..none()
+        },
+        SearchFilter {
+            station: Some("station-02".into()),
+            ..none()
+        },
+        SearchFilter {
+            order: Some("WO-17".into()),
+            status: Some(Status::Issued),
+            ..none()
+        },
+        SearchFilter {
+            issued_after: Some(record.issued_at),
+            issued_before: Some(record.issued_at + moment),
+            ..none()
+        },
+    ] {
+        let page = archive.search(filter.clone(), 10, None).await.unwrap();
+        let found: Vec<_> = page.items.iter().map(|item| format!("{item:?}")).collect();
+        assert_eq!(found, [format!("{record:?}")], "{filter:?}");
+        assert_eq!(page.next, None);
+    }
+    for filter in [
+        SearchFilter {
+            cn: Some("lamp-x".into()),
+            profile: Some("lightbulb".into()),
+            ..none()
+        },
+        SearchFilter {
+            cn: Some(open.device),
+            ..none()
+        },
+        SearchFilter {
+            cn: Some("' OR true --".into()),
+            ..none()
+        },
+        SearchFilter {
+            issued_before: Some(record.issued_at),
+            cn: Some("lamp-x".into()),
+            ..none()
+        },
+    ] {
+        let page = archive.search(filter.clone(), 10, None).await.unwrap();
+        assert!(page.items.is_empty(), "{filter:?}: {page:?}");
+    }
+
+    let one = archive
+        .certificate(wanted.serial_number)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(format!("{one:?}"), format!("{record:?}"));
+    assert!(
+        archive
+            .certificate(open.serial_number)
+            .await
+            .unwrap()
+            .is_none(),
+        "it is open"
+    );
+    assert!(
+        archive
+            .certificate(serial_number())
+            .await
+            .unwrap()
+            .is_none()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn paging_is_complete_and_repeats_nothing_while_certificates_arrive() {
+    let database = Postgres::shared().database().await;
+    let ledger = ledger(&database).await;
+    let archive = PgArchive::new(&database.service()).unwrap();
+    let mut before = BTreeSet::new();
+    for _ in 0..57 {
+        before.insert(issue(&ledger, &intent()).await.intent.id);
+    }
+    let line = tokio::spawn({
+        let ledger = Arc::clone(&ledger);
+        async move {
+            for _ in 0..50 {
+                issue(&ledger, &intent()).await;
+            }
+        }
+    });
+
+    let mut seen: Vec<Uuid> = Vec::new();
+    let mut cursor = None;
+    loop {
+        let page = archive
+            .search(SearchFilter::default(), 10, cursor)
+            .await
+            .unwrap();
+        assert!(page.items.len() <= 10);
+        seen.extend(page.items.iter().map(|item| item.intent.id));
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+        assert_eq!(cursor, seen.last().copied());
+    }
+    line.await.unwrap();
+    assert!(seen.is_sorted_by(|a, b| a > b), "newest first, each once");
+    assert!(before.iter().all(|id| seen.contains(id)), "none is missing");
+
+    let exact = archive
+        .search(SearchFilter::default(), 107, None)
+        .await
+        .unwrap();
+    assert_eq!((exact.items.len(), exact.next), (107, None));
+}
+
+#[tokio::test]
+async fn principals_are_added_once_and_disabled_at_will() {
+    let database = Postgres::shared().database().await;
+    let archive = PgArchive::new(&database.service()).unwrap();
+    let service = database.service();
+    let roles = [
+        Role::Station,
+        Role::Operator,
+        Role::Auditor,
+        Role::Administrator,
+    ];
+    let all: Vec<_> = (0..4)
+        .map(|n: u8| Principal {
+            name: format!("p-{n}"),
+            role: roles[usize::from(n)],
+            disabled: false,
+            spki_sha256: [n; 32],
+        })
+        .collect();
+    for principal in &all {
+        assert!(principals::add(&service, principal).await.unwrap());
+        assert!(!principals::add(&service, principal).await.unwrap());
+    }
+    assert_eq!(archive.principals().await.unwrap(), all);
+
+    principals::set_disabled(&service, "p-0", true)
+        .await
+        .unwrap();
+    assert!(archive.principals().await.unwrap()[0].disabled);
+    assert!(!principals::add(&service, &all[0]).await.unwrap());
+    assert!(
+        archive.principals().await.unwrap()[0].disabled,
+        "adding again enables nobody"
+    );
+
+    for taken in [
+        Principal {
+            spki_sha256: [9; 32],
+            ..all[0].clone()
+        },
+        Principal {
+            role: Role::Auditor,
+            ..all[0].clone()
+        },
+        Principal {
+            name: "other".into(),
+            ..all[0].clone()
+        },
+    ] {
+        let fault = principals::add(&service, &taken).await.unwrap_err();
+        assert!(matches!(fault, DbFault::PrincipalTaken(_)), "{fault}");
+    }
+    let unknown = principals::set_disabled(&service, "nobody", true)
+        .await
+        .unwrap_err();
+    assert!(matches!(unknown, DbFault::PrincipalUnknown(_)), "{unknown}");
+}

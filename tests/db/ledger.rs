@@ -1,0 +1,406 @@
+//! What the ledger promises while the server is well.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use certfactory::ca::Claim;
+use certfactory::ca::Intent;
+use certfactory::ca::Ledger;
+use certfactory::ca::LedgerFault;
+use certfactory::ca::Outcome;
+use certfactory::ca::Prior;
+use certfactory::ca::Reservation;
+use openssl::sha::sha256;
+
+use crate::fixture::intent;
+use crate::fixture::issue;
+use crate::fixture::ledger;
+use crate::fixture::sign;
+use crate::fixture::soon;
+use crate::postgres::Postgres;
+
+#[tokio::test]
+async fn what_was_recorded_is_what_is_read_back() {
+    let database = Postgres::shared().database().await;
+    let ledger = ledger(&database).await;
+    let mut wanted = intent();
+    wanted.idempotency_key = Some("key-1".into());
+    wanted.order = Some("WO-17".into());
+    ledger.reserve(wanted.clone(), soon()).await.unwrap();
+    assert!(
+        ledger.outcome(wanted.id).await.unwrap().is_none(),
+        "it is open"
+    );
+
+    let certificate = sign(&wanted);
+    let (der, fingerprint) = (certificate.as_der().to_vec(), *certificate.sha256());
+    let record = ledger
+        .record(wanted.clone(), certificate, soon())
+        .await
+        .unwrap();
+    assert_eq!(
+        (&record.der, record.fingerprint, record.log_index),
+        (&der, fingerprint, 0)
+    );
+
+    let Some(Outcome::Issued(read)) = ledger.outcome(wanted.id).await.unwrap() else {
+        panic!("no certificate");
+    };
+    assert_eq!(format!("{read:?}"), format!("{record:?}"));
+    assert_eq!(format!("{:?}", read.intent), format!("{wanted:?}"));
+    assert_eq!(database.number("SELECT count(*) FROM open_intent").await, 0);
+}
+
+#[tokio::test]
+async fn storing_an_intent_twice_is_storing_it_once() {
+    let database = Postgres::shared().database().await;
+    let ledger = ledger(&database).await;
+    let wanted = intent();
+    for _ in 0..2 {
+        let answer = ledger.reserve(wanted.clone(), soon()).await.unwrap();
+        assert!(matches!(answer, Reservation::Reserved), "{answer:?}");
+    }
+    let twice = tokio::join!(
+        ledger.reserve(wanted.clone(), soon()),
+        ledger.reserve(wanted, soon())
+    );
+    assert!(
+        matches!(
+            twice,
+            (Ok(Reservation::Reserved), Ok(Reservation::Reserved))
+        ),
+        "{twice:?}"
+    );
+    assert_eq!(database.number("SELECT count(*) FROM intent").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_sixty_four_equal_claims_at_once_exactly_one_is_reserved() {
+    let database = Postgres::shared().database().await;
+    // Two replicas.
+    let ledgers = [ledger(&database).await, ledger(&database).await];
+    let pattern = intent();
+    let mut tasks = Vec::new();
+    for number in 0..64 {
+        let ledger = Arc::clone(&ledgers[number % 2]);
+        let rival = Intent {
+            idempotency_key: Some("the same".into()),
+            device: pattern.device.clone(),
+            ..intent()
+        };
+        tasks.push(tokio::spawn(async move {
+            ledger.reserve(rival, soon()).await.unwrap()
+        }));
+    }
+    let mut reserved = 0;
+    for task in tasks {
+        match task.await.unwrap() {
+            Reservation::Reserved => reserved += 1,
+            Reservation::Taken(priors) => assert_eq!(claims(&priors), ["Device", "Idempotency"]),
+        }
+    }
+    assert_eq!(reserved, 1);
+    assert_eq!(database.number("SELECT count(*) FROM intent").await, 1);
+    assert_eq!(database.number("SELECT count(*) FROM open_intent").await, 1);
+}
+
+#[tokio::test]
+async fn a_refused_intent_is_told_each_claim_and_who_holds_it() {
+    let database = Postgres::shared().database().await;
+    let ledger = ledger(&database).await;
+    let first = Intent {
+        idempotency_key: Some("k".into()),
+        ..intent()
+    };
+    let issued = issue(&ledger, &first).await;
+    let second = intent();
+    ledger.reserve(second.clone(), soon()).await.unwrap();
+
+    let same_device = Intent {
+        device: first.device.clone(),
+        ..intent()
+    };
+    let same_key = Intent {
+        spki_sha256: first.spki_sha256,
+        ..intent()
+    };
+    let same_serial = Intent {
+        serial_number: first.serial_number,
+        ..intent()
+    };
+    let same_idempotency = Intent {
+        idempotency_key: Some("k".into()),
+        ..intent()
+    };
+    for (rival, claim) in [
+        (same_device, Claim::Device),
+        (same_key, Claim::PublicKey),
+        (same_serial, Claim::SerialNumber),
+        (same_idempotency, Claim::Idempotency),
+    ] {
+        let priors = taken(&ledger, rival).await;
+        assert_eq!(priors.len(), 1, "{priors:?}");
+        assert_eq!((priors[0].claim, priors[0].intent.id), (claim, first.id));
+        assert_eq!(priors[0].certificate.as_ref().unwrap().der, issued.der);
+    }
+
+    // Another slot, another principal: other claims.
+    for other in [
+        Intent {
+            device: first.device.clone(),
+            slot: "tls".into(),
+            ..intent()
+        },
+        Intent {
+            idempotency_key: Some("k".into()),
+            principal: "station-02".into(),
+            ..intent()
+        },
+    ] {
+        let answer = ledger.reserve(other, soon()).await.unwrap();
+        assert!(matches!(answer, Reservation::Reserved), "{answer:?}");
+    }
+
+    // One rival, two holders; the second is still open.
+    let rival = Intent {
+        device: first.device.clone(),
+        spki_sha256: second.spki_sha256,
+        ..intent()
+    };
+    let priors = taken(&ledger, rival).await;
+    assert_eq!(claims(&priors), ["Device", "PublicKey"]);
+    let open = priors
+        .iter()
+        .find(|prior| prior.claim == Claim::PublicKey)
+        .unwrap();
+    assert!(open.intent.id == second.id && open.certificate.is_none());
+}
+
+#[tokio::test]
+async fn the_first_certificate_recorded_for_an_intent_wins() {
+    let database = Postgres::shared().database().await;
+    let ledgers = [ledger(&database).await, ledger(&database).await];
+    let wanted = intent();
+    let first = issue(&ledgers[0], &wanted).await;
+    let second = ledgers[1]
+        .record(wanted.clone(), sign(&wanted), soon())
+        .await
+        .unwrap();
+    assert_eq!(format!("{second:?}"), format!("{first:?}"));
+
+    // At the same instant, from both replicas and twice in one batch.
+    let wanted = intent();
+    ledgers[0].reserve(wanted.clone(), soon()).await.unwrap();
+    let record = |n: usize| ledgers[n].record(wanted.clone(), sign(&wanted), soon());
+    let (a, b, c) = tokio::join!(record(0), record(1), record(0));
+    let all: BTreeSet<_> = [a, b, c].into_iter().map(|r| r.unwrap().der).collect();
+    assert_eq!(all.len(), 1);
+    assert_eq!(database.number("SELECT size FROM log_head").await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_has_no_gap_whatever_fails_meanwhile() {
+    let database = Postgres::shared().database().await;
+    database.execute(POISON).await;
+    let ledgers = [ledger(&database).await, ledger(&database).await];
+    let mut tasks = Vec::new();
+    for number in 0..200 {
+        let ledger = Arc::clone(&ledgers[number % 2]);
+        tasks.push(tokio::spawn(async move {
+            let wanted = Intent {
+                thing_name: Some(if number % 40 == 7 { "poison" } else { "good" }.into()),
+                ..intent()
+            };
+            ledger.reserve(wanted.clone(), soon()).await.unwrap();
+            ledger
+                .record(wanted.clone(), sign(&wanted), soon())
+                .await
+                .is_ok()
+        }));
+    }
+    let mut recorded = 0;
+    for task in tasks {
+        recorded += i64::from(task.await.unwrap());
+    }
+    assert_eq!(
+        recorded, 195,
+        "neighbours of the five bad rows do not suffer"
+    );
+    let log = "SELECT count(*) FILTER (WHERE log_index = place)
+               FROM (SELECT log_index, row_number() OVER (ORDER BY log_index) - 1 AS place
+                     FROM outcome WHERE der IS NOT NULL) AS log";
+    assert_eq!(database.number(log).await, 195);
+    assert_eq!(database.number("SELECT size FROM log_head").await, 195);
+    assert_eq!(
+        database
+            .number(
+                "SELECT count(*) FROM outcome a JOIN outcome b ON a.log_index = b.log_index + 1
+                     WHERE a.recorded_at < b.recorded_at"
+            )
+            .await,
+        0,
+        "time runs with the log"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_always_fails_is_refused_alone() {
+    let database = Postgres::shared().database().await;
+    database
+        .execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+                 $$ BEGIN RAISE EXCEPTION 'this device is marked'; END $$;
+             CREATE TRIGGER refuse BEFORE INSERT ON intent FOR EACH ROW
+                 WHEN (NEW.device = 'marked') EXECUTE FUNCTION refuse()",
+        )
+        .await;
+    let ledger = ledger(&database).await;
+    let mut tasks = Vec::new();
+    for number in 0..256 {
+        let ledger = Arc::clone(&ledger);
+        tasks.push(tokio::spawn(async move {
+            let mut wanted = intent();
+            if number == 100 {
+                wanted.device = "marked".into();
+            }
+            ledger.reserve(wanted, soon()).await
+        }));
+    }
+    let mut refused = Vec::new();
+    for task in tasks {
+        match task.await.unwrap() {
+            Ok(Reservation::Reserved) => {}
+            Ok(Reservation::Taken(priors)) => panic!("{priors:?}"),
+            Err(fault) => refused.push(fault),
+        }
+    }
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    let LedgerFault::Unavailable(reason) = &refused[0] else {
+        panic!("{refused:?}");
+    };
+    assert!(reason.contains("this device is marked"), "{reason}");
+    assert_eq!(database.number("SELECT count(*) FROM intent").await, 255);
+    assert!(ledger.ready().is_ok(), "one bad row is no outage");
+}
+
+#[tokio::test]
+async fn a_certificate_without_an_intent_is_not_recorded() {
+    let database = Postgres::shared().database().await;
+    let ledger = ledger(&database).await;
+    let never_reserved = intent();
+    let certificate = sign(&never_reserved);
+    let refused = ledger.record(never_reserved, certificate, soon()).await;
+    assert!(
+        matches!(refused, Err(LedgerFault::Unavailable(_))),
+        "{refused:?}"
+    );
+    assert_eq!(issue(&ledger, &intent()).await.log_index, 0);
+}
+
+#[tokio::test]
+async fn an_intent_left_behind_is_taken_over_once_its_lease_has_run_out() {
+    let database = Postgres::shared().database().await;
+    let ledgers = [ledger(&database).await, ledger(&database).await];
+    let mut left: Vec<_> = (0..30).map(|_| intent()).collect();
+    for intent in &left {
+        ledgers[0].reserve(intent.clone(), soon()).await.unwrap();
+    }
+    assert!(
+        ledgers[1].take_over(100).await.unwrap().is_empty(),
+        "the lease still runs"
+    );
+
+    database
+        .execute("UPDATE open_intent SET lease_until = now() - interval '1 s'")
+        .await;
+    let (a, b) = tokio::join!(ledgers[0].take_over(20), ledgers[1].take_over(20));
+    let mut taken: Vec<_> = a.unwrap().into_iter().chain(b.unwrap()).collect();
+    taken.extend(ledgers[1].take_over(100).await.unwrap());
+    taken.sort_by_key(|intent| intent.id);
+    left.sort_by_key(|intent| intent.id);
+    assert_eq!(
+        format!("{taken:?}"),
+        format!("{left:?}"),
+        "each once, with all it needs"
+    );
+}
+
+#[tokio::test]
+async fn an_abandoned_intent_frees_its_claims_and_burns_its_serial() {
+    let database = Postgres::shared().database().await;
+    let ledger = ledger(&database).await;
+    let given_up = Intent {
+        idempotency_key: Some("k".into()),
+        ..intent()
+    };
+    ledger.reserve(given_up.clone(), soon()).await.unwrap();
+    ledger
+        .abandon(given_up.id, "the issuer is gone".into())
+        .await
+        .unwrap();
+    ledger.abandon(given_up.id, "again".into()).await.unwrap();
+    let outcome = ledger.outcome(given_up.id).await.unwrap();
+    assert!(matches!(outcome, Some(Outcome::Abandoned)), "{outcome:?}");
+    let late = ledger
+        .record(given_up.clone(), sign(&given_up), soon())
+        .await;
+    assert!(matches!(late, Err(LedgerFault::Unavailable(_))), "{late:?}");
+
+    let burned = Intent {
+        serial_number: given_up.serial_number,
+        ..intent()
+    };
+    assert_eq!(claims(&taken(&ledger, burned).await), ["SerialNumber"]);
+    let next = Intent {
+        device: given_up.device.clone(),
+        spki_sha256: given_up.spki_sha256,
+        idempotency_key: given_up.idempotency_key.clone(),
+        ..intent()
+    };
+    let record = issue(&ledger, &next).await;
+    assert_eq!(
+        record.log_index, 0,
+        "an abandoned intent has no place in the log"
+    );
+
+    ledger.abandon(next.id, "too late".into()).await.unwrap();
+    let outcome = ledger.outcome(next.id).await.unwrap();
+    assert!(matches!(outcome, Some(Outcome::Issued(_))), "{outcome:?}");
+    let live = "SELECT count(*) FROM claim WHERE live";
+    assert_eq!(database.number(live).await, 1);
+}
+
+#[tokio::test]
+async fn a_fingerprint_is_that_of_the_bytes() {
+    let database = Postgres::shared().database().await;
+    let record = issue(&ledger(&database).await.clone(), &intent()).await;
+    assert_eq!(record.fingerprint, sha256(&record.der));
+}
+
+/// Refuses to record certificates of one kind of thing.
+const POISON: &str = "
+    CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN
+            IF (SELECT thing_name = 'poison' FROM intent WHERE intent_id = NEW.intent_id) THEN
+                RAISE EXCEPTION 'poison';
+            END IF;
+            RETURN NEW;
+        END $$;
+    CREATE TRIGGER refuse BEFORE INSERT ON outcome FOR EACH ROW EXECUTE FUNCTION refuse();
+    GRANT EXECUTE ON FUNCTION refuse() TO certfactory_service";
+
+async fn taken(ledger: &certfactory::db::ledger::PgLedger, intent: Intent) -> Vec<Prior> {
+    match ledger.reserve(intent, soon()).await.unwrap() {
+        Reservation::Taken(priors) => priors,
+        Reservation::Reserved => panic!("reserved"),
+    }
+}
+
+fn claims(priors: &[Prior]) -> Vec<String> {
+    let mut claims: Vec<_> = priors
+        .iter()
+        .map(|prior| format!("{:?}", prior.claim))
+        .collect();
+    claims.sort();
+    claims
+}

@@ -1,0 +1,135 @@
+//! What the schema itself promises, to whoever connects as the service.
+
+use std::fs;
+use std::path::Path;
+
+use certfactory::db::migrate::migrate;
+use certfactory::db::migrate::schema_version;
+
+use crate::fixture::intent;
+use crate::fixture::issue;
+use crate::fixture::ledger;
+use crate::postgres::Postgres;
+
+#[tokio::test]
+async fn the_service_can_change_nothing_that_is_final() {
+    let database = Postgres::shared().database().await;
+    issue(&ledger(&database).await.clone(), &intent()).await;
+    let mut service = database.connect("service").await;
+    for forbidden in [
+        "UPDATE intent SET tbs = 'x'",
+        "DELETE FROM intent",
+        "TRUNCATE intent CASCADE",
+        "UPDATE outcome SET der = 'x'",
+        "DELETE FROM outcome",
+        "TRUNCATE outcome",
+        "UPDATE claim SET live = false",
+        "DELETE FROM claim",
+        "DELETE FROM log_head",
+        "INSERT INTO log_head (size) VALUES (7)",
+        "UPDATE log_head SET only_row = false",
+        "INSERT INTO outcome (intent_id, abandon_reason) SELECT intent_id, 'x' FROM intent",
+        "INSERT INTO outcome (intent_id, recorded_at) SELECT intent_id, now() FROM intent",
+        "UPDATE open_intent SET intent_id = gen_random_uuid()",
+        "UPDATE principal SET role = 'administrator'",
+        "UPDATE principal SET spki_sha256 = sha256('x')",
+        "DELETE FROM principal",
+        "DROP TABLE intent",
+        "CREATE TABLE mine (x int)",
+        "ALTER TABLE outcome DISABLE TRIGGER ALL",
+        "DELETE FROM _sqlx_migrations",
+    ] {
+        let error = sqlx::raw_sql(forbidden)
+            .execute(&mut service)
+            .await
+            .expect_err(forbidden);
+        let error = error.into_database_error().unwrap();
+        assert_eq!(
+            error.code().as_deref(),
+            Some("42501"),
+            "{forbidden}: {error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn rows_that_contradict_themselves_are_refused() {
+    let database = Postgres::shared().database().await;
+    let ledger = ledger(&database).await;
+    issue(&ledger, &intent()).await;
+    let mut owner = database.connect("postgres").await;
+    for (contradiction, constraint) in [
+        (
+            "UPDATE outcome SET abandon_reason = 'x'",
+            "outcome_certificate_or_reason",
+        ),
+        (
+            "UPDATE outcome SET log_index = NULL",
+            "outcome_certificate_or_reason",
+        ),
+        ("UPDATE outcome SET der = 'x'", "outcome_fingerprint_of_der"),
+        (
+            "UPDATE claim SET serial_number = set_byte(serial_number, 0, 0)",
+            "claim_serial_number_check",
+        ),
+        (
+            "UPDATE claim SET serial_number = set_byte(serial_number, 0, 128)",
+            "claim_serial_number_check",
+        ),
+        (
+            "UPDATE claim SET idempotency_key = ''",
+            "claim_idempotency_key_check",
+        ),
+        (
+            "UPDATE log_head SET only_row = false",
+            "log_head_only_row_check",
+        ),
+    ] {
+        let error = sqlx::raw_sql(contradiction)
+            .execute(&mut owner)
+            .await
+            .expect_err(contradiction);
+        let error = error.into_database_error().unwrap();
+        assert_eq!(
+            error.constraint(),
+            Some(constraint),
+            "{contradiction}: {error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn every_table_and_column_says_what_it_is() {
+    let database = Postgres::shared().database().await;
+    let silent = "SELECT count(*) FROM pg_class c
+        JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+        WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v')
+          AND c.relname <> '_sqlx_migrations'
+          AND (obj_description(c.oid, 'pg_class') IS NULL OR col_description(c.oid, a.attnum) IS NULL)";
+    assert_eq!(database.number(silent).await, 0);
+}
+
+#[tokio::test]
+async fn migrating_again_changes_nothing() {
+    let database = Postgres::shared().database().await;
+    migrate(&database.owner()).await.unwrap();
+    let newest = database
+        .number("SELECT max(version) FROM _sqlx_migrations")
+        .await;
+    assert_eq!(newest, schema_version());
+}
+
+#[test]
+fn the_binary_holds_the_newest_migration_of_the_directory() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations");
+    let version = |name: &str| name.split('_').next()?.parse::<i64>().ok();
+    let newest = fs::read_dir(directory)
+        .unwrap()
+        .filter_map(|entry| version(entry.unwrap().file_name().to_str()?))
+        .max();
+    assert_eq!(
+        newest,
+        Some(schema_version()),
+        "build again: src/db/migrate.rs embeds them"
+    );
+}

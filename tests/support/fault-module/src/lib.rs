@@ -1,0 +1,231 @@
+//! A PKCS#11 module that forwards to the one named by `FAULT_MODULE_TARGET` and misbehaves on demand.
+//!
+//! The file named by `FAULT_MODULE_CONTROL` is read at every watched call. It holds `name=value` words:
+//!
+//! * `sign_rv=N`: `C_Sign` returns N; with `percent=P` on that share of calls, with `times=T` only T times
+//! * `login_rv=N`: `C_Login` returns N
+//! * `open_rv=N`: `C_OpenSession` returns N
+//! * `delay_ms=N`: `C_Sign` takes that much longer
+//! * `hang=1`: `C_Sign` returns only after the file has changed
+//! * `flip=1`: a bit of every signature is wrong
+//! * `close_all=1`: once, before the next `C_SignInit`, all sessions of its token are closed
+//! * `logout=1`: once, before the next `C_SignInit`, another session logs the user out
+//!
+//! Signatures made and logins tried are counted in the file named by `FAULT_MODULE_COUNTS`: `sign=N login=N`.
+
+#![allow(non_snake_case, clippy::missing_safety_doc)]
+
+use std::{
+    collections::HashMap,
+    fs,
+    sync::{
+        Mutex, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::sleep,
+    time::Duration,
+};
+
+use cryptoki_sys::*;
+
+static REAL: OnceLock<CK_FUNCTION_LIST> = OnceLock::new();
+static SIGNS: AtomicU64 = AtomicU64::new(0);
+static LOGINS: AtomicU64 = AtomicU64::new(0);
+
+/// The control file as last read, and what of it is used up.
+#[derive(Default)]
+struct Control {
+    text: String,
+    words: HashMap<String, u64>,
+    faults: u64,
+    done_once: bool,
+}
+
+static CONTROL: Mutex<Option<Control>> = Mutex::new(None);
+
+fn control_text() -> String {
+    std::env::var_os("FAULT_MODULE_CONTROL")
+        .and_then(|path| fs::read_to_string(path).ok())
+        .unwrap_or_default()
+}
+
+/// Asks the control file.
+fn ask<T>(question: impl FnOnce(&mut Control) -> T) -> T {
+    let text = control_text();
+    let mut held = CONTROL.lock().unwrap();
+    let control = held.get_or_insert_default();
+    if control.text != text {
+        let number = |word: &str| match word.strip_prefix("0x") {
+            Some(hex) => u64::from_str_radix(hex, 16).unwrap(),
+            None => word.parse().unwrap(),
+        };
+        let words = text
+            .split_whitespace()
+            .filter_map(|word| word.split_once('='));
+        let words = words
+            .map(|(name, value)| (name.to_owned(), number(value)))
+            .collect();
+        *control = Control {
+            text,
+            words,
+            ..Control::default()
+        };
+    }
+    question(control)
+}
+
+fn word(name: &str) -> Option<u64> {
+    ask(|control| control.words.get(name).copied())
+}
+
+/// True the first time it is asked after the file said so.
+fn once(name: &str) -> bool {
+    ask(|control| {
+        control.words.contains_key(name) && !std::mem::replace(&mut control.done_once, true)
+    })
+}
+
+/// The return value `C_Sign` is to have, if not its own.
+fn sign_fault(call: u64) -> Option<CK_RV> {
+    ask(|control| {
+        let value = *control.words.get("sign_rv")?;
+        let its_turn = control
+            .words
+            .get("percent")
+            .is_none_or(|percent| call % (100 / percent) == 0);
+        let left = control
+            .words
+            .get("times")
+            .is_none_or(|times| control.faults < *times);
+        (its_turn && left).then(|| {
+            control.faults += 1;
+            value as CK_RV
+        })
+    })
+}
+
+/// Writes the counts so that a reader sees whole files only, and never an older one after a newer one.
+fn write_counts() {
+    static WRITING: Mutex<()> = Mutex::new(());
+    if let Some(path) = std::env::var_os("FAULT_MODULE_COUNTS") {
+        let _writing = WRITING.lock().unwrap();
+        let (signs, logins) = (SIGNS.load(Ordering::SeqCst), LOGINS.load(Ordering::SeqCst));
+        let mut new = path.clone();
+        new.push(".new");
+        fs::write(&new, format!("sign={signs} login={logins}")).unwrap();
+        fs::rename(new, path).unwrap();
+    }
+}
+
+fn real() -> &'static CK_FUNCTION_LIST {
+    REAL.get_or_init(|| {
+        let target = std::env::var_os("FAULT_MODULE_TARGET")
+            .expect("FAULT_MODULE_TARGET names the real module");
+        unsafe {
+            let library = libloading::Library::new(target).expect("the real module loads");
+            let list_of: libloading::Symbol<
+                unsafe extern "C" fn(*mut *mut CK_FUNCTION_LIST) -> CK_RV,
+            > = library
+                .get(b"C_GetFunctionList")
+                .expect("C_GetFunctionList");
+            let mut list = std::ptr::null_mut();
+            assert_eq!(list_of(&mut list), CKR_OK);
+            let list = *list;
+            std::mem::forget(library);
+            list
+        }
+    })
+}
+
+unsafe extern "C" fn sign_init(
+    session: CK_SESSION_HANDLE,
+    mechanism: CK_MECHANISM_PTR,
+    key: CK_OBJECT_HANDLE,
+) -> CK_RV {
+    unsafe {
+        if once("close_all") {
+            let mut info = CK_SESSION_INFO::default();
+            real().C_GetSessionInfo.unwrap()(session, &mut info);
+            real().C_CloseAllSessions.unwrap()(info.slotID);
+        }
+        if once("logout") {
+            real().C_Logout.unwrap()(session);
+        }
+        real().C_SignInit.unwrap()(session, mechanism, key)
+    }
+}
+
+unsafe extern "C" fn sign(
+    session: CK_SESSION_HANDLE,
+    data: CK_BYTE_PTR,
+    data_len: CK_ULONG,
+    signature: CK_BYTE_PTR,
+    signature_len: CK_ULONG_PTR,
+) -> CK_RV {
+    let forward =
+        || unsafe { real().C_Sign.unwrap()(session, data, data_len, signature, signature_len) };
+    if signature.is_null() {
+        return forward(); // only the length is asked for
+    }
+    if let Some(milliseconds) = word("delay_ms") {
+        sleep(Duration::from_millis(milliseconds));
+    }
+    if word("hang").is_some() {
+        let text = control_text();
+        while control_text() == text {
+            sleep(Duration::from_millis(10));
+        }
+    }
+    // the real call comes first also when it is to fail: a failed C_Sign ends the operation
+    let value = forward();
+    let call = SIGNS.fetch_add(1, Ordering::SeqCst) + 1;
+    write_counts();
+    if value == CKR_OK && word("flip").is_some() {
+        unsafe { *signature.add(*signature_len as usize - 1) ^= 1 };
+    }
+    sign_fault(call).unwrap_or(value)
+}
+
+unsafe extern "C" fn login(
+    session: CK_SESSION_HANDLE,
+    user: CK_USER_TYPE,
+    pin: CK_UTF8CHAR_PTR,
+    pin_len: CK_ULONG,
+) -> CK_RV {
+    LOGINS.fetch_add(1, Ordering::SeqCst);
+    write_counts();
+    match word("login_rv") {
+        Some(value) => value as CK_RV,
+        None => unsafe { real().C_Login.unwrap()(session, user, pin, pin_len) },
+    }
+}
+
+unsafe extern "C" fn open_session(
+    slot: CK_SLOT_ID,
+    flags: CK_FLAGS,
+    application: CK_VOID_PTR,
+    notify: CK_NOTIFY,
+    session: CK_SESSION_HANDLE_PTR,
+) -> CK_RV {
+    match word("open_rv") {
+        Some(value) => value as CK_RV,
+        None => unsafe { real().C_OpenSession.unwrap()(slot, flags, application, notify, session) },
+    }
+}
+
+static LIST: OnceLock<CK_FUNCTION_LIST> = OnceLock::new();
+
+/// The one symbol a PKCS#11 2.40 module must have.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn C_GetFunctionList(list: *mut *mut CK_FUNCTION_LIST) -> CK_RV {
+    let ours = LIST.get_or_init(|| CK_FUNCTION_LIST {
+        C_SignInit: Some(sign_init),
+        C_Sign: Some(sign),
+        C_Login: Some(login),
+        C_OpenSession: Some(open_session),
+        C_GetFunctionList: Some(C_GetFunctionList),
+        ..*real()
+    });
+    unsafe { *list = std::ptr::from_ref(ours).cast_mut() };
+    CKR_OK
+}

@@ -1,0 +1,9 @@
+//! What the tests share: worlds, a client, devices.
+
+#![allow(dead_code, reason = "each test uses a part")]
+
+pub mod device;
+pub mod fault_module;
+pub mod faults;
+pub mod http;
+pub mod world;
