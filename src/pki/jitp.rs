@@ -61,9 +61,9 @@ pub struct Provisioning {
 pub enum Policy {
     /// One that must exist in the account.
     Name(String),
-    /// One that AWS IoT makes of the template's document: SHA-256 over the document's text as it
-    /// stands in the template, lower-case hex. (AWS names such a policy by a hash of its own.)
-    DocumentSha256(String),
+    /// One that AWS IoT makes of the template's document: its JSON text as it stands in the
+    /// template. (AWS names such a policy by a hash of it.)
+    Document(String),
 }
 
 /// The status that provisioning leaves a certificate in.
@@ -154,7 +154,7 @@ struct Thing {
 #[derive(Clone, Debug)]
 enum PolicySource {
     Name(Value),
-    DocumentSha256(String),
+    Document(String),
 }
 
 /// Where a property's value comes from.
@@ -192,7 +192,7 @@ impl Resolver<'_> {
     fn policies(&mut self, sources: &[PolicySource]) -> Vec<Policy> {
         let policy = |source: &PolicySource| match source {
             PolicySource::Name(name) => Policy::Name(self.resolve(name, &constraint::POLICY_NAME)),
-            PolicySource::DocumentSha256(sha256) => Policy::DocumentSha256(sha256.clone()),
+            PolicySource::Document(document) => Policy::Document(document.clone()),
         };
         sources.iter().map(policy).collect()
     }

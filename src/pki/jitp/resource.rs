@@ -1,8 +1,5 @@
 //! The `Resources` of a template: at most one thing, exactly one certificate, policies.
 
-use openssl::sha::sha256;
-
-use crate::pki::hex;
 use crate::pki::jitp::CertificateStatus;
 use crate::pki::jitp::JitpTemplate;
 use crate::pki::jitp::Parameter;
@@ -239,8 +236,8 @@ impl Properties<'_> {
                     policy = name.map(PolicySource::Name);
                 }
                 "PolicyDocument" => {
-                    let sha256 = policy_document(node, &pointer, lint);
-                    policy = sha256.map(PolicySource::DocumentSha256);
+                    let document = policy_document(node, &pointer, lint);
+                    policy = document.map(PolicySource::Document);
                 }
                 _ => lint.fault(
                     "template-resource-property",
@@ -364,7 +361,7 @@ fn certificate_status_fault(pointer: &str, lint: &mut Lint) {
     );
 }
 
-/// SHA-256 of the document's text, hex.
+/// The document's text.
 fn policy_document(node: &Node, pointer: &str, lint: &mut Lint) -> Option<String> {
     let text = match node {
         Node::String(text) => text,
@@ -409,5 +406,5 @@ fn policy_document(node: &Node, pointer: &str, lint: &mut Lint) -> Option<String
             ),
         );
     }
-    Some(hex(&sha256(text.as_bytes())))
+    Some(text.clone())
 }
