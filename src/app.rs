@@ -44,8 +44,6 @@ const RECOVER_EVERY: Duration = Duration::from_millis(500);
 const COMPARE_CLOCKS_EVERY: Duration = Duration::from_secs(1);
 /// Time for requests in flight to be answered at shutdown.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
-/// Time for the listeners' threads to end after that.
-const WORKERS_GONE_MAX: Duration = Duration::from_secs(1);
 /// How long keep-alive connections are told to close before the listener does.
 const DRAIN_MIN: Duration = Duration::from_millis(500);
 
@@ -183,29 +181,12 @@ impl App {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         futures_util::future::join_all(self.servers.iter().map(|server| server.stop(true))).await;
-        workers_gone().await;
         let hsm = self.hsm;
         // The HSM's threads are joined; that must not hold up the runtime.
         tokio::task::spawn_blocking(move || hsm.shutdown())
             .await
             .ok();
         tracing::info!(in_flight = self.flights.in_flight(), "stopped");
-    }
-}
-
-/// Waits until the listeners' worker threads have ended. They free their TLS state as they go: a
-/// process that exits under them takes OpenSSL away while they use it, and dies of it.
-async fn workers_gone() {
-    let is_worker = |task: std::fs::DirEntry| {
-        std::fs::read_to_string(task.path().join("comm"))
-            .is_ok_and(|c| c.starts_with("actix-server"))
-    };
-    let end = Instant::now() + WORKERS_GONE_MAX;
-    while Instant::now() < end
-        && let Ok(tasks) = std::fs::read_dir("/proc/self/task")
-        && tasks.flatten().any(is_worker)
-    {
-        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

@@ -1,4 +1,7 @@
 //! `serve`: the service, until SIGTERM or SIGINT.
+//!
+//! After a graceful stop the process leaves at once, without the C libraries' exit handlers: OpenSSL
+//! and PKCS#11 modules take themselves apart there, under threads that may still free what is theirs.
 
 use std::time::Duration;
 
@@ -16,7 +19,7 @@ use crate::telemetry;
 /// How long the start waits for the HSM before it serves without.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Runs the service; returns after a graceful stop.
+/// Runs the service; after a graceful stop the process ends here, with exit code 0.
 pub fn run(global: &Global) -> Outcome {
     let config = crate::cli::load_with_environment(&global.config)?;
     let json = match config.raw.log.format {
@@ -24,9 +27,9 @@ pub fn run(global: &Global) -> Outcome {
         LogFormat::Json => Some(true),
         LogFormat::Text => Some(false),
     };
-    let _guard =
-        telemetry::start(&config.raw.log.level, json).map_err(anyhow::Error::from_boxed)?;
-    crate::cli::runtime()?.block_on(async {
+    let log = telemetry::start(&config.raw.log.level, json).map_err(anyhow::Error::from_boxed)?;
+    let runtime = crate::cli::runtime()?;
+    runtime.block_on(async {
         // Before anything else: a signal during the start must not be lost.
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -47,6 +50,9 @@ pub fn run(global: &Global) -> Outcome {
         }
         tracing::info!("stopping");
         app.stop().await;
-        Ok(())
-    })
+        Ok::<(), Failure>(())
+    })?;
+    // Waits until the last lines are written.
+    drop(log);
+    signal_hook::low_level::exit(0)
 }
