@@ -431,12 +431,16 @@ fn directory() -> TempDir {
     dir
 }
 
+/// Below the range from which the system gives outgoing connections theirs.
 pub fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0))
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    loop {
+        let mut random = [0; 2];
+        openssl::rand::rand_bytes(&mut random).unwrap();
+        let port = 20_000 + u16::from_ne_bytes(random) % 12_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 fn is_root() -> bool {

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use openssl::x509::X509;
 use secrecy::SecretString;
 
@@ -303,10 +303,20 @@ fn softhsm_module() -> anyhow::Result<PathBuf> {
         .context("SoftHSM is not installed; install softhsm2")
 }
 
+/// The address of `port`, or of a free one for 0: below the range from which the system gives
+/// outgoing connections theirs, so that none takes it before the service listens.
 fn address(port: u16) -> anyhow::Result<SocketAddr> {
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let address = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     if port != 0 {
-        return Ok(address);
+        return Ok(address(port));
     }
-    Ok(TcpListener::bind(address)?.local_addr()?)
+    for _ in 0..100 {
+        let mut random = [0; 2];
+        openssl::rand::rand_bytes(&mut random)?;
+        let free = address(20_000 + u16::from_ne_bytes(random) % 12_000);
+        if TcpListener::bind(free).is_ok() {
+            return Ok(free);
+        }
+    }
+    bail!("no free port between 20000 and 32000")
 }
