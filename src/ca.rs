@@ -6,6 +6,7 @@ pub mod clock;
 pub mod error;
 pub mod issue;
 pub mod recover;
+pub mod verification;
 
 use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc, time::Instant};
 
@@ -18,7 +19,7 @@ use crate::pki::{
     name::Subject,
     profile::Profile,
     serial::{InstanceByte, SerialNumber},
-    tbs::ToBeSigned,
+    tbs::{LeafKind, ToBeSigned},
     validity::Validity,
 };
 
@@ -64,11 +65,13 @@ pub enum SignerFault {
 pub struct Intent {
     /// UUIDv7, made by the service, so that storing an intent twice is storing it once.
     pub id: Uuid,
+    /// What the certificate is for, so by which rules it is linted.
+    pub kind: LeafKind,
     /// Unique for ever.
     pub serial_number: SerialNumber,
     /// Issuer's name.
     pub issuer: String,
-    /// Profile's name.
+    /// Profile's name; [`verification::PROFILE`] where there is none.
     pub profile: String,
     /// [`Profile::sha256`].
     pub profile_sha256: [u8; 32],
@@ -80,7 +83,8 @@ pub struct Intent {
     pub request_sha256: [u8; 32],
     /// Work order, where one was named.
     pub order: Option<String>,
-    /// Device identity, unique among live certificates of the slot.
+    /// Device identity, unique among live certificates of the slot. A verification certificate,
+    /// which belongs to no device, has its serial number here.
     pub device: String,
     /// See [`Profile::slot`].
     pub slot: String,
@@ -252,9 +256,27 @@ pub trait Archive: Send + Sync {
     fn principals(&self) -> PortFuture<'_, Result<Vec<Principal>, LedgerFault>>;
 }
 
+/// Which kinds of certificate a search finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KindFilter {
+    /// One.
+    Only(LeafKind),
+    /// All: the whole log.
+    Any,
+}
+
+impl Default for KindFilter {
+    /// Devices: what is none turns up where it was asked for, and nowhere else.
+    fn default() -> Self {
+        Self::Only(LeafKind::Device)
+    }
+}
+
 /// Everything given must hold.
 #[derive(Clone, Debug, Default)]
 pub struct SearchFilter {
+    /// What the certificate is for.
+    pub kind: KindFilter,
     /// Subject CN.
     pub cn: Option<String>,
     /// Device identity.

@@ -38,6 +38,11 @@ pub fn api(config: &mut ServiceConfig) {
                 .route(web::get().to(issuers::certificate)),
         )
         .service(readable("/v1/issuers/{name}/chain.pem").route(web::get().to(issuers::chain)))
+        .service(
+            web::resource("/v1/issuers/{name}/verification-certificates")
+                .route(web::post().to(issuers::verification::issue))
+                .default_service(web::to(|| ready(not_allowed("POST")))),
+        )
         .service(readable("/problems/{slug}").route(web::get().to(documents::problem_page)))
         .service(readable("/manual/{page}").route(web::get().to(documents::manual_page)))
         .service(readable("/openapi.json").route(web::get().to(documents::openapi)))
@@ -89,6 +94,7 @@ fn not_allowed(allow: &'static str) -> Result<HttpResponse, Problem> {
         issuers::list,
         issuers::certificate,
         issuers::chain,
+        issuers::verification::issue,
         documents::problem_page
     ),
     tags((name = "certificates"), (name = "public"))

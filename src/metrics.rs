@@ -65,7 +65,8 @@ fn histogram(
 
 /// The spine.
 pub struct IssuanceMetrics {
-    /// `certfactory_certificates_issued_total{profile,issuer}`
+    /// `certfactory_certificates_issued_total{profile,issuer}`; `profile` is
+    /// `verification_certificate` for the certificates that are no device's
     pub issued: IntCounterVec,
     /// `certfactory_issuance_refused_total{problem}`
     pub refused: IntCounterVec,
@@ -84,7 +85,7 @@ impl IssuanceMetrics {
             issued: counters(
                 r,
                 "certfactory_certificates_issued_total",
-                "Certificates recorded and released.",
+                "Certificates recorded and released; profile verification_certificate: those by which AWS IoT verifies a CA.",
                 &["profile", "issuer"],
             )?,
             refused: counters(

@@ -14,6 +14,7 @@ pub mod serial;
 pub mod tbs;
 mod tlv;
 pub mod validity;
+pub mod verification;
 
 use serde::Serialize;
 

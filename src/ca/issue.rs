@@ -2,7 +2,7 @@
 //!
 //! The order of the steps is the product's promise: nothing is signed before the intent is
 //! durable, nothing is released before the certificate is. There is no second way to issue:
-//! whatever asks, asks here. What a crash between two steps leaves behind, [`recover`] finishes.
+//! whatever asks, asks here, and what belongs to no device joins at [`Ca::carry_out`]. What a crash between two steps leaves behind, [`recover`] finishes.
 //!
 //! [`recover`]: crate::ca::recover
 
@@ -28,10 +28,11 @@ use crate::ca::error::IssueError;
 use crate::pki::certificate::SignedCertificate;
 use crate::pki::csr::CertificationRequest;
 use crate::pki::issuer::Issuer;
-use crate::pki::name::Subject;
 use crate::pki::profile::Profile;
 use crate::pki::serial::SerialNumber;
+use crate::pki::tbs::LeafKind;
 use crate::pki::tbs::TbsCertificate;
+use crate::pki::tbs::ToBeSigned;
 use crate::pki::validity::Validity;
 use crate::pki::validity::ValidityFault;
 
@@ -90,7 +91,13 @@ impl Ca {
     ) -> Result<IssuedCertificate, IssueError> {
         let start = Instant::now();
         let result = self.issue_once(principal, request).await;
-        if let Ok(issued) = &result {
+        self.count(&result, start);
+        result
+    }
+
+    /// What a request that began at `start` came to.
+    pub(super) fn count(&self, result: &Result<IssuedCertificate, IssueError>, start: Instant) {
+        if let Ok(issued) = result {
             let intent = &issued.record.intent;
             if issued.replayed {
                 self.metrics
@@ -105,7 +112,6 @@ impl Ca {
                 self.stage("total", start);
             }
         }
-        result
     }
 
     async fn issue_once(
@@ -126,7 +132,8 @@ impl Ca {
             .admit(&csr, request.subject.as_ref())
             .map_err(IssueError::Refused)?;
         self.ledger.ready().map_err(LedgerFault::Unavailable)?;
-        let (now, validity) = match self.could_issue(profile, issuer) {
+        let rule = |now| profile.validity.at(now, profile.backdate_seconds, issuer);
+        let (now, validity) = match self.could_issue(issuer, rule) {
             Ok(ready) => ready,
             // What was issued before needs no HSM, no clock and no issuer that still lives.
             Err(error) => {
@@ -144,23 +151,24 @@ impl Ca {
             &csr.public_key,
             profile.certificate_length_max,
         )?;
-        let at = self.stage("policy", at);
+        self.stage("policy", at);
 
         let spki_sha256 = csr.public_key.sha256();
         let intent = Intent {
             id: intent_id(now)?,
+            kind: LeafKind::Device,
             serial_number,
             issuer: issuer.name.clone(),
             profile: profile.name.clone(),
             profile_sha256: profile.sha256,
             principal: principal.name.clone(),
             idempotency_key: request.idempotency_key,
-            request_sha256: request_hash(
-                &profile.name,
+            request_sha256: request_hash(&[
+                profile.name.as_bytes(),
                 &spki_sha256,
-                &admission.subject,
-                request.order.as_deref(),
-            ),
+                &admission.subject.to_der(),
+                request.order.as_deref().unwrap_or_default().as_bytes(),
+            ]),
             order: request.order,
             device: admission.device,
             slot: profile.slot.clone(),
@@ -168,16 +176,24 @@ impl Ca {
             thing_name: admission.thing_name,
             spki_sha256,
             validity,
-            tbs: crate::pki::tbs::ToBeSigned::to_be_signed(&tbs).to_vec(),
+            tbs: tbs.to_be_signed().to_vec(),
         };
-        match self
-            .ledger
-            .reserve(intent.clone(), request.deadline)
-            .await?
-        {
+        self.carry_out(intent, tbs, request.deadline).await
+    }
+
+    /// The way of every certificate, whatever its kind: the intent becomes durable, then it is
+    /// signed, verified and recorded. `tbs` is what the intent holds.
+    pub(super) async fn carry_out(
+        &self,
+        intent: Intent,
+        tbs: TbsCertificate,
+        deadline: Instant,
+    ) -> Result<IssuedCertificate, IssueError> {
+        let at = Instant::now();
+        match self.ledger.reserve(intent.clone(), deadline).await? {
             Reservation::Reserved => {
                 self.stage("intent", at);
-                let record = self.complete(intent, tbs, request.deadline).await?;
+                let record = self.complete(intent, tbs, deadline).await?;
                 Ok(IssuedCertificate {
                     record,
                     replayed: false,
@@ -185,7 +201,7 @@ impl Ca {
             }
             Reservation::Taken(priors) => {
                 let prior = same_request(&intent, priors)?;
-                let record = self.replay(prior, request.deadline).await?;
+                let record = self.replay(prior, deadline).await?;
                 Ok(IssuedCertificate {
                     record,
                     replayed: true,
@@ -194,23 +210,20 @@ impl Ca {
         }
     }
 
-    /// Whether anything new could be issued now: the time, and the validity it gives.
+    /// Whether anything new could be issued now: the time, and the validity that `rule` makes of it.
     ///
     /// While the HSM is down nothing is reserved: an intent should not wait for a repair.
-    fn could_issue(
+    pub(super) fn could_issue(
         &self,
-        profile: &Profile,
         issuer: &Issuer,
+        rule: impl FnOnce(DateTime<Utc>) -> Result<Validity, ValidityFault>,
     ) -> Result<(DateTime<Utc>, Validity), IssueError> {
         self.clock_trusted().map_err(IssueError::ClockUntrusted)?;
         let now = self.clock.now();
-        let validity = profile
-            .validity
-            .at(now, profile.backdate_seconds, issuer)
-            .map_err(|fault| match fault {
-                ValidityFault::IssuerNotValid => IssueError::IssuerExpired(issuer.name.clone()),
-                ValidityFault::BeyondIssuer(_) => IssueError::Validity(fault),
-            })?;
+        let validity = rule(now).map_err(|fault| match fault {
+            ValidityFault::IssuerNotValid => IssueError::IssuerExpired(issuer.name.clone()),
+            ValidityFault::BeyondIssuer(_) => IssueError::Validity(fault),
+        })?;
         self.signer
             .ready(&issuer.name)
             .map_err(SignerFault::Unavailable)?;
@@ -292,10 +305,14 @@ impl Ca {
     /// The stored bytes of an intent, linted again; never rebuilt.
     pub(crate) fn reopen(&self, intent: &Intent) -> Result<TbsCertificate, IssueError> {
         let issuer = self.issuer(&intent.issuer)?;
-        Ok(TbsCertificate::reopen(intent.tbs.clone(), issuer)?)
+        Ok(TbsCertificate::reopen(
+            intent.kind,
+            intent.tbs.clone(),
+            issuer,
+        )?)
     }
 
-    fn issuer(&self, name: &str) -> Result<&std::sync::Arc<Issuer>, IssueError> {
+    pub(super) fn issuer(&self, name: &str) -> Result<&std::sync::Arc<Issuer>, IssueError> {
         self.issuers
             .get(name)
             .ok_or_else(|| IssueError::Inconsistent(format!("no issuer `{name}` is configured")))
@@ -355,20 +372,9 @@ fn same_request(new: &Intent, priors: Vec<Prior>) -> Result<Prior, IssueError> {
 }
 
 /// SHA-256 over the request's meaning: each part by length, so that no two requests run together.
-fn request_hash(
-    profile: &str,
-    spki_sha256: &[u8; 32],
-    subject: &Subject,
-    order: Option<&str>,
-) -> [u8; 32] {
+pub(super) fn request_hash(parts: &[&[u8]]) -> [u8; 32] {
     let mut hash = Sha256::new();
-    let subject = subject.to_der();
-    for part in [
-        profile.as_bytes(),
-        spki_sha256,
-        &subject,
-        order.unwrap_or_default().as_bytes(),
-    ] {
+    for part in parts {
         hash.update(&(part.len() as u64).to_be_bytes());
         hash.update(part);
     }
@@ -376,12 +382,12 @@ fn request_hash(
 }
 
 /// UUIDv7 of the service's time: new intents land at one end of the index.
-fn intent_id(now: DateTime<Utc>) -> Result<Uuid, IssueError> {
+pub(super) fn intent_id(now: DateTime<Utc>) -> Result<Uuid, IssueError> {
     let milliseconds = u64::try_from(now.timestamp_millis()).unwrap_or_default();
     Ok(uuid::Builder::from_unix_timestamp_millis(milliseconds, &random()?).into_uuid())
 }
 
-fn random<const N: usize>() -> Result<[u8; N], IssueError> {
+pub(super) fn random<const N: usize>() -> Result<[u8; N], IssueError> {
     let mut bytes = [0; N];
     openssl::rand::rand_bytes(&mut bytes)
         .map_err(|_| IssueError::Random("the generator gave no bytes"))?;

@@ -258,7 +258,8 @@ fn trusted(global: &Global, arguments: &VerifyArguments) -> anyhow::Result<Vec<X
     Ok(all)
 }
 
-fn ask(
+/// Asks the service; a problem is a failure with the exit code that fits it.
+pub(super) fn ask(
     global: &Global,
     connect: &Connect,
     method: Method,

@@ -29,7 +29,8 @@ pub struct Connect {
         value_parser = https
     )]
     pub url: Uri,
-    /// Client certificate, PEM. Without it: `clients/station-01.pem` beside the configuration.
+    /// Client certificate, PEM. Without it: `clients/station-01.pem` beside the configuration, or
+    /// `clients/administrator.pem` for what only an administrator may do.
     #[arg(long, env = "CERTFACTORY_CLIENT_CERTIFICATE")]
     pub client_certificate: Option<PathBuf>,
     /// Client key, PEM. Without it: the certificate's name with `.key`.

@@ -1,4 +1,7 @@
-//! `issuer init|list|show`: makes an issuing CA's key inside the token, and its certificate.
+//! `issuer init|list|show`: makes an issuing CA's key inside the token, and its certificate;
+//! [`verification`] is in a file of its own.
+
+mod verification;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -44,6 +47,9 @@ pub enum IssuerCommand {
         /// Name of the `[[issuer]]`.
         name: String,
     },
+    /// Prove to AWS IoT that an issuer's key is ours: a certificate for a registration code, through
+    /// a running service.
+    VerificationCertificate(verification::VerificationArguments),
 }
 
 /// `issuer init`
@@ -72,6 +78,7 @@ pub fn run(global: &Global, command: &IssuerCommand) -> Outcome {
         IssuerCommand::Init(arguments) => init(global, arguments),
         IssuerCommand::List => list(global),
         IssuerCommand::Show { name } => show(global, name),
+        IssuerCommand::VerificationCertificate(arguments) => verification::run(global, arguments),
     }
 }
 

@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use crate::ca::Archive;
 use crate::ca::CertificateRecord;
+use crate::ca::KindFilter;
 use crate::ca::LedgerFault;
 use crate::ca::Page;
 use crate::ca::PortFuture;
@@ -109,6 +110,7 @@ impl Archive for PgArchive {
         serial_number: SerialNumber,
     ) -> PortFuture<'_, Result<Option<CertificateRecord>, LedgerFault>> {
         let filter = SearchFilter {
+            kind: KindFilter::Any,
             serial_number: Some(serial_number),
             ..SearchFilter::default()
         };
@@ -182,6 +184,13 @@ async fn page(
 /// certificates arrive).
 fn query(filter: &SearchFilter, limit: i64, cursor: Option<Uuid>) -> QueryBuilder<Postgres> {
     let mut sql = QueryBuilder::new(ISSUED);
+    match filter.kind {
+        // In the text and not bound: only then is the index over the rare kind one to choose.
+        KindFilter::Only(kind) => {
+            sql.push(" AND i.kind = '").push(kind.as_str()).push("'");
+        }
+        KindFilter::Any => {}
+    }
     let mut equal = |condition: &str, value: &Option<String>| {
         if let Some(value) = value {
             sql.push(condition).push_bind(value.clone());

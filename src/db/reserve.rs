@@ -17,10 +17,17 @@ use crate::db::lane::Job;
 use crate::db::row;
 use crate::db::row::intent_columns;
 use crate::db::row::outcome_columns;
+use crate::pki::tbs::LeafKind;
 
 /// One statement, so one round trip and one transaction. A claim that is taken leaves its row out
 /// of `admitted`, and with it out of the other two tables.
-const ADMIT: &str = "
+///
+/// Each kind has its own, which names the kind in its text, so that a line's devices carry nothing
+/// for the sake of the few certificates that are no device's.
+macro_rules! admit {
+    ($kind:literal) => {
+        concat!(
+            "
     WITH batch AS (
         SELECT * FROM UNNEST(
             $1::uuid[], $2::bytea[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::text[],
@@ -39,17 +46,25 @@ const ADMIT: &str = "
     ), stored AS (
         INSERT INTO intent (intent_id, serial_number, issuer, profile, profile_sha256, principal,
                             idempotency_key, request_sha256, work_order, device, slot, subject,
-                            thing_name, spki_sha256, not_before, not_after, tbs)
+                            thing_name, spki_sha256, not_before, not_after, tbs, kind)
         SELECT b.intent_id, b.serial_number, b.issuer, b.profile, b.profile_sha256, b.principal,
                b.idempotency_key, b.request_sha256, b.work_order, b.device, b.slot,
-               b.subject::jsonb, b.thing_name, b.spki_sha256, b.not_before, b.not_after, b.tbs
+               b.subject::jsonb, b.thing_name, b.spki_sha256, b.not_before, b.not_after, b.tbs,
+               '",
+            $kind,
+            "'
         FROM batch b
         WHERE b.intent_id IN (SELECT a.intent_id FROM admitted a)
     ), opened AS (
         INSERT INTO open_intent (intent_id, lease_until)
         SELECT a.intent_id, statement_timestamp() + interval '5 seconds' FROM admitted a
     )
-    SELECT intent_id FROM admitted";
+    SELECT intent_id FROM admitted"
+        )
+    };
+}
+const ADMIT_DEVICES: &str = admit!("device");
+const ADMIT_VERIFICATIONS: &str = admit!("verification");
 
 /// Who holds what these rows claim. Its own statement, so that its snapshot sees the holder.
 const HOLDERS: &str = concat!(
@@ -96,11 +111,18 @@ impl Job for Reserve {
         let mut open: Vec<&Intent> = jobs.iter().map(|job| &job.0).collect();
         open.retain(|intent| seen.insert(intent.id));
         // The same order in every replica keeps two batches from waiting for each other.
-        open.sort_by(|a, b| (&a.device, &a.slot, a.id).cmp(&(&b.device, &b.slot, b.id)));
+        open.sort_by(|a, b| {
+            (a.kind, &a.device, &a.slot, a.id).cmp(&(b.kind, &b.device, &b.slot, b.id))
+        });
         let mut stored: HashSet<Uuid> = HashSet::with_capacity(jobs.len());
         let mut refused: HashMap<Uuid, Vec<Prior>> = HashMap::new();
         for _ in 0..OFFERS_MAX {
-            stored.extend(admit(connection, &open).await?);
+            let is_device = |intent: &&Intent| intent.kind == LeafKind::Device;
+            let (devices, verifications) = open.split_at(open.partition_point(is_device));
+            stored.extend(admit(connection, ADMIT_DEVICES, devices).await?);
+            if !verifications.is_empty() {
+                stored.extend(admit(connection, ADMIT_VERIFICATIONS, verifications).await?);
+            }
             open.retain(|intent| !stored.contains(&intent.id));
             if !open.is_empty() {
                 holders(connection, &open, &mut stored, &mut refused).await?;
@@ -128,6 +150,7 @@ impl Job for Reserve {
 /// Stores those that claim nothing taken; returns which.
 async fn admit(
     connection: &mut PgConnection,
+    statement: &'static str,
     intents: &[&Intent],
 ) -> Result<HashSet<Uuid>, sqlx::Error> {
     let each =
@@ -139,7 +162,7 @@ async fn admit(
         .iter()
         .map(|i| row::subject_json(&i.subject))
         .collect();
-    let rows = sqlx::query(ADMIT)
+    let rows = sqlx::query(statement)
         .bind(intents.iter().map(|i| i.id).collect::<Vec<_>>())
         .bind(each(|i| i.serial_number.as_bytes()))
         .bind(text(|i| Some(&i.issuer)))

@@ -14,12 +14,13 @@ use crate::ca::Status;
 use crate::pki::name::AttributeType;
 use crate::pki::name::Subject;
 use crate::pki::serial::SerialNumber;
+use crate::pki::tbs::LeafKind;
 use crate::pki::validity::Validity;
 
 /// The columns [`intent`] reads, of a table named `i`.
 macro_rules! intent_columns {
     () => {
-        "i.intent_id, i.serial_number, i.issuer, i.profile, i.profile_sha256, i.principal, \
+        "i.intent_id, i.kind, i.serial_number, i.issuer, i.profile, i.profile_sha256, i.principal, \
          i.idempotency_key, i.request_sha256, i.work_order, i.device, i.slot, i.subject, \
          i.thing_name, i.spki_sha256, i.not_before, i.not_after, i.tbs"
     };
@@ -38,6 +39,7 @@ pub(super) use outcome_columns;
 pub(super) fn intent(row: &PgRow) -> Result<Intent, sqlx::Error> {
     Ok(Intent {
         id: row.try_get("intent_id")?,
+        kind: kind(row)?,
         serial_number: serial_number(row)?,
         issuer: row.try_get("issuer")?,
         profile: row.try_get("profile")?,
@@ -95,6 +97,10 @@ fn subject(row: &PgRow) -> Result<Subject, sqlx::Error> {
         subject.insert(kind, value);
     }
     Subject::new(subject).map_err(|violations| unreadable(&format!("subject: {violations:?}")))
+}
+
+fn kind(row: &PgRow) -> Result<LeafKind, sqlx::Error> {
+    LeafKind::from_word(row.try_get("kind")?).ok_or_else(|| unreadable("kind"))
 }
 
 fn serial_number(row: &PgRow) -> Result<SerialNumber, sqlx::Error> {

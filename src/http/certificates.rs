@@ -100,13 +100,15 @@ struct IssueQuery {
 pub struct CertificateBody {
     /// 32 lower-case hexadecimal digits.
     serial_number: String,
+    /// `device`, or `verification` for what proves to AWS IoT that a CA's key is ours.
+    kind: &'static str,
     /// PEM.
     certificate: String,
     /// The issuer's certificate and those above it, PEM; empty when it is no longer configured.
     ca_chain: Vec<String>,
     /// SHA-256 over the certificate's DER, 64 hexadecimal digits: AWS IoT's certificateId.
     fingerprint_sha256: String,
-    /// Profile's name.
+    /// Profile's name; `verification_certificate` where there is none.
     profile: String,
     /// Issuer's name.
     issuer: String,
@@ -292,12 +294,12 @@ fn command(request: &HttpRequest, deadline: Instant) -> Result<IssueRequest, Pro
     })
 }
 
-fn body(request: &HttpRequest) -> Result<Bytes, Problem> {
+pub(super) fn body(request: &HttpRequest) -> Result<Bytes, Problem> {
     let taken = request.extensions_mut().remove::<Body>();
     taken.ok_or_else(|| internal("the body was not taken"))?.0
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let mut values = headers.get_all("idempotency-key");
     let Some(value) = values.next() else {
         return Ok(None);
@@ -315,7 +317,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
 }
 
 /// What serde found, as a slug: no JSON at all, a field too many, or a field of the wrong kind.
-fn json_problem(error: &serde_json::Error) -> Problem {
+pub(super) fn json_problem(error: &serde_json::Error) -> Problem {
     let text = error.to_string();
     let slug = match error.classify() {
         serde_json::error::Category::Data if text.starts_with("unknown field") => {
@@ -343,14 +345,14 @@ fn printable(text: &str) -> String {
 
 /// What `Accept` asks for.
 #[derive(Clone, Copy)]
-enum Form {
+pub(super) enum Form {
     Json,
     Pem,
     Der,
 }
 
 impl Form {
-    fn accepted(headers: &HeaderMap) -> Result<Self, Problem> {
+    pub(super) fn accepted(headers: &HeaderMap) -> Result<Self, Problem> {
         let Some(accept) = headers.get(header::ACCEPT) else {
             return Ok(Self::Json);
         };
@@ -394,6 +396,7 @@ impl CertificateBody {
         let intent = &record.intent;
         Self {
             serial_number: intent.serial_number.to_hex(),
+            kind: intent.kind.as_str(),
             certificate: pem::certificate(&record.der),
             ca_chain: chain(issuer).to_vec(),
             fingerprint_sha256: hex(&record.fingerprint),
@@ -427,11 +430,11 @@ fn issuer<'a>(ca: &'a Ca, record: &CertificateRecord) -> Option<&'a Issuer> {
     ca.issuers.get(&record.intent.issuer).map(AsRef::as_ref)
 }
 
-fn rfc3339(time: DateTime<Utc>) -> String {
+pub(super) fn rfc3339(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
-fn note(request: &HttpRequest, principal: &Principal, serial: &str) {
+pub(super) fn note(request: &HttpRequest, principal: &Principal, serial: &str) {
     request.extensions_mut().insert(LogFields {
         station: principal.name.clone(),
         serial: serial.to_owned(),

@@ -1,4 +1,6 @@
-//! `/v1/profiles`, `/v1/issuers`: public PKI material, for anyone.
+//! `/v1/profiles`, `/v1/issuers`: public PKI material, for anyone; [`verification`], for few.
+
+pub mod verification;
 
 use actix_web::HttpResponse;
 use actix_web::web::{Data, Json, Path};

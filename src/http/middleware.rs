@@ -63,6 +63,12 @@ impl Drop for Flight<'_> {
     }
 }
 
+/// The routes that issue, by `POST`.
+const ISSUING: [&str; 2] = [
+    "/v1/certificates",
+    "/v1/issuers/{name}/verification-certificates",
+];
+
 /// What the middleware needs.
 pub struct Around {
     /// Shared with the shutdown.
@@ -125,7 +131,7 @@ pub async fn around(
     if let Some((kind, because, with_id)) = problem {
         slug = kind.as_str();
         cause = because;
-        if route == "/v1/certificates" && method == "POST" {
+        if ISSUING.contains(&&*route) && method == "POST" {
             around.issuance.refused.with_label_values(&[slug]).inc();
         }
         response = response.into_response(with_id);

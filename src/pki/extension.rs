@@ -1,8 +1,9 @@
-//! The extensions of a device certificate and of a CA certificate, in their fixed order, and what
-//! a request may ask for.
+//! The extensions of a leaf and of a CA certificate, in their fixed order, and what a request may
+//! ask for.
 
 use super::Violation;
 use super::key_policy::SubjectPublicKeyInfo;
+use super::tbs::LeafKind;
 use const_oid::AssociatedOid;
 use const_oid::ObjectIdentifier;
 use const_oid::db::rfc5280::ID_KP_CLIENT_AUTH;
@@ -22,8 +23,9 @@ use x509_cert::ext::pkix::crl::dp::DistributionPoint;
 use x509_cert::ext::pkix::name::DistributionPointName;
 use x509_cert::ext::pkix::name::GeneralName;
 
-/// basicConstraints, keyUsage, extKeyUsage, SKI, AKI, and CDP where the issuer has one.
-pub(super) fn of_device(
+/// basicConstraints, keyUsage, for a device extKeyUsage, SKI, AKI, and CDP where the issuer has one.
+pub(super) fn of_leaf(
+    kind: LeafKind,
     key: &SubjectPublicKeyInfo,
     authority_key_identifier: &[u8],
     crl_url: Option<&str>,
@@ -39,10 +41,18 @@ pub(super) fn of_device(
         )?,
         // Never keyEncipherment or keyAgreement: a TLS 1.3 client only signs (RFC 8813 3).
         extension(true, &KeyUsage(KeyUsages::DigitalSignature.into()))?,
-        extension(false, &ExtendedKeyUsage(vec![ID_KP_CLIENT_AUTH]))?,
-        subject_key_identifier(key)?,
-        key_identifier_of_authority(authority_key_identifier)?,
     ];
+    match kind {
+        LeafKind::Device => {
+            extensions.push(extension(
+                false,
+                &ExtendedKeyUsage(vec![ID_KP_CLIENT_AUTH]),
+            )?);
+        }
+        LeafKind::Verification => {}
+    }
+    extensions.push(subject_key_identifier(key)?);
+    extensions.push(key_identifier_of_authority(authority_key_identifier)?);
     if let Some(url) = crl_url {
         extensions.push(crl_distribution_point(url)?);
     }

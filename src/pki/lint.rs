@@ -9,8 +9,12 @@ use super::issuer::Issuer;
 use super::key_policy::KeyAlgorithm;
 use super::key_policy::SubjectPublicKeyInfo;
 use super::name;
+use super::name::AttributeType;
 use super::name::Subject;
+use super::tbs::LeafKind;
 use super::validity::Validity;
+use super::verification;
+use super::verification::RegistrationCode;
 use const_oid::AssociatedOid;
 use const_oid::ObjectIdentifier;
 use const_oid::db::rfc5280::ID_KP_CLIENT_AUTH;
@@ -42,9 +46,10 @@ impl LintFault {
     }
 }
 
-/// A device certificate of this issuer. `key`: the key it is for, already within policy; without
-/// it, the key inside the bytes is judged.
-pub(super) fn device_certificate(
+/// A leaf of this issuer. `key`: the key it is for, already within policy; without it, the key
+/// inside the bytes is judged.
+pub(super) fn leaf_certificate(
+    kind: LeafKind,
     der: &[u8],
     issuer: &Issuer,
     key: Option<&SubjectPublicKeyInfo>,
@@ -73,11 +78,8 @@ pub(super) fn device_certificate(
                 && validity.not_after <= issuer.validity.not_after
         }),
     );
-    let mut extensions = tbs
-        .extensions()
-        .map(Vec::as_slice)
-        .unwrap_or_default()
-        .iter();
+    let all = tbs.extensions().map(Vec::as_slice).unwrap_or_default();
+    let mut extensions = all.iter();
     rules.hold(
         "RFC 5280 4.2.1.9 basicConstraints: critical and an empty SEQUENCE",
         extensions.next().is_some_and(|found| {
@@ -90,14 +92,17 @@ pub(super) fn device_certificate(
             is(found, KeyUsage::OID, true) && found.extn_value.as_bytes() == [3, 2, 7, 0x80]
         }),
     );
-    rules.hold(
-        "RFC 5280 4.2.1.12 extKeyUsage: clientAuth alone",
-        extensions.next().is_some_and(|found| {
-            is(found, ExtendedKeyUsage::OID, false)
-                && extension::strict::<ExtendedKeyUsage>(found)
-                    .is_ok_and(|purposes| purposes.0 == [ID_KP_CLIENT_AUTH])
-        }),
-    );
+    match kind {
+        LeafKind::Device => rules.hold(
+            "RFC 5280 4.2.1.12 extKeyUsage: clientAuth alone",
+            extensions.next().is_some_and(|found| {
+                is(found, ExtendedKeyUsage::OID, false)
+                    && extension::strict::<ExtendedKeyUsage>(found)
+                        .is_ok_and(|purposes| purposes.0 == [ID_KP_CLIENT_AUTH])
+            }),
+        ),
+        LeafKind::Verification => rules.verification(&tbs, validity, all),
+    }
     rules.key_identifiers(
         &mut extensions,
         &key.key_identifier(),
@@ -258,6 +263,43 @@ impl Rules {
             [tbs.validity().not_before, tbs.validity().not_after]
                 .iter()
                 .all(is_of_its_time),
+        );
+    }
+
+    /// What a verification certificate has and has not (AWS IoT developer guide, "Register your CA
+    /// certificate").
+    fn verification(
+        &mut self,
+        tbs: &TbsCertificate,
+        validity: Option<Validity>,
+        extensions: &[Extension],
+    ) {
+        self.hold(
+            "verification certificate: no extKeyUsage",
+            extensions
+                .iter()
+                .all(|found| found.extn_id != ExtendedKeyUsage::OID),
+        );
+        self.hold(
+            "verification certificate: CN alone, 64 hexadecimal digits",
+            name::attributes_of(tbs.subject()).is_ok_and(|values| {
+                values.len() == 1
+                    && values
+                        .get(&AttributeType::CommonName)
+                        .is_some_and(|code| RegistrationCode::parse(code).is_some())
+            }),
+        );
+        // Both ends belong to the period (RFC 5280 4.1.2.5), hence `<`.
+        self.hold(
+            "verification certificate: valid for a day at most",
+            validity.is_some_and(
+                |Validity {
+                     not_before,
+                     not_after,
+                 }| {
+                    (not_after - not_before).num_seconds() < verification::SECONDS_MAX
+                },
+            ),
         );
     }
 

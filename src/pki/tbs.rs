@@ -17,6 +17,7 @@ use super::lint::TbsFault;
 use super::name::Subject;
 use super::serial::SerialNumber;
 use super::validity::Validity;
+use super::verification::RegistrationCode;
 use der::Decode;
 use der::Encode;
 use der::Sequence;
@@ -38,14 +39,42 @@ pub trait ToBeSigned: sealed::Sealed + Send + Sync {
     fn signature_algorithm(&self) -> SignatureAlgorithm;
 }
 
-/// A device certificate, complete but for the signature.
+/// What a leaf is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LeafKind {
+    /// A device's identity: a TLS client.
+    Device,
+    /// Proof to AWS IoT that the CA's key is ours; see [`super::verification`].
+    Verification,
+}
+
+impl LeafKind {
+    /// The word in the ledger, in REST answers and filters.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Device => "device",
+            Self::Verification => "verification",
+        }
+    }
+
+    /// The inverse of [`Self::as_str`].
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        [Self::Device, Self::Verification]
+            .into_iter()
+            .find(|kind| kind.as_str() == word)
+    }
+}
+
+/// A leaf, complete but for the signature.
 pub struct TbsCertificate {
     der: Vec<u8>,
     issuer: Arc<Issuer>,
 }
 
 impl TbsCertificate {
-    /// Builds and lints. `certificate_length_max` bounds the finished certificate, in octets, with
+    /// Builds and lints a device certificate. `certificate_length_max` bounds the finished certificate, in octets, with
     /// the longest signature that the issuer's key can make.
     pub fn build(
         issuer: &Arc<Issuer>,
@@ -55,7 +84,38 @@ impl TbsCertificate {
         key: &SubjectPublicKeyInfo,
         certificate_length_max: usize,
     ) -> Result<Self, TbsFault> {
-        let der = extension::of_device(key, &issuer.key_identifier, issuer.crl_url.as_deref())
+        let tbs = Self::leaf(LeafKind::Device, issuer, serial, validity, subject, key)?;
+        lint::length(
+            tbs.der.len(),
+            issuer.public_key.algorithm(),
+            certificate_length_max,
+        )?;
+        Ok(tbs)
+    }
+
+    /// Builds and lints a verification certificate. `key` should be one whose private half is
+    /// nowhere.
+    pub fn verification(
+        issuer: &Arc<Issuer>,
+        serial: SerialNumber,
+        validity: Validity,
+        code: &RegistrationCode,
+        key: &SubjectPublicKeyInfo,
+    ) -> Result<Self, LintFault> {
+        let kind = LeafKind::Verification;
+        Self::leaf(kind, issuer, serial, validity, code.subject(), key)
+    }
+
+    fn leaf(
+        kind: LeafKind,
+        issuer: &Arc<Issuer>,
+        serial: SerialNumber,
+        validity: Validity,
+        subject: &Subject,
+        key: &SubjectPublicKeyInfo,
+    ) -> Result<Self, LintFault> {
+        let crl_url = issuer.crl_url.as_deref();
+        let der = extension::of_leaf(kind, key, &issuer.key_identifier, crl_url)
             .and_then(|extensions| {
                 Contents {
                     serial,
@@ -69,21 +129,17 @@ impl TbsCertificate {
                 .encode()
             })
             .map_err(|error| LintFault::encoding(&error))?;
-        lint::device_certificate(&der, issuer, Some(key))?;
-        lint::length(
-            der.len(),
-            issuer.public_key.algorithm(),
-            certificate_length_max,
-        )?;
+        lint::leaf_certificate(kind, &der, issuer, Some(key))?;
         Ok(Self {
             der,
             issuer: Arc::clone(issuer),
         })
     }
 
-    /// The bytes of an earlier intent, from the ledger; lints again, changes nothing.
-    pub fn reopen(der: Vec<u8>, issuer: &Arc<Issuer>) -> Result<Self, LintFault> {
-        lint::device_certificate(&der, issuer, None)?;
+    /// The bytes of an earlier intent, from the ledger; lints again by the rules of its kind,
+    /// changes nothing.
+    pub fn reopen(kind: LeafKind, der: Vec<u8>, issuer: &Arc<Issuer>) -> Result<Self, LintFault> {
+        lint::leaf_certificate(kind, &der, issuer, None)?;
         Ok(Self {
             der,
             issuer: Arc::clone(issuer),

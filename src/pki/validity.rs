@@ -29,6 +29,22 @@ impl Validity {
         self.not_before <= now && now.timestamp() <= self.not_after.timestamp()
     }
 
+    /// A day from `now`, or what is left of the issuer's validity when that is less.
+    pub fn of_a_day(now: DateTime<Utc>, issuer: &Issuer) -> Result<Self, ValidityFault> {
+        let not_after = match ValidityRule::Days(1).at(now, 0, issuer) {
+            Err(ValidityFault::BeyondIssuer(not_after)) => not_after,
+            other => return other,
+        };
+        // A single second would be a validity (RFC 5280 4.1.2.5), but of no use to anybody.
+        at_second(now.timestamp())
+            .filter(|not_before| *not_before < not_after)
+            .map(|not_before| Self {
+                not_before,
+                not_after,
+            })
+            .ok_or(ValidityFault::IssuerNotValid)
+    }
+
     /// In X.509 form: `UTCTime` through 2049, `GeneralizedTime` from 2050 (RFC 5280 4.1.2.5).
     /// An error for a time before 1970 or after 9999.
     pub(super) fn to_x509(self) -> der::Result<x509_cert::time::Validity> {
@@ -169,6 +185,33 @@ mod tests {
             );
         }
         assert!(issuer.validity.contains(time("2030-01-01T00:00:00.9Z")));
+    }
+
+    #[test]
+    fn a_day_ends_with_the_issuer_where_that_is_sooner() {
+        let mut issuer = fixture::ec_issuer();
+        issuer.validity.not_after = time("2030-01-01T12:00:00Z");
+        for (now, not_after) in [
+            ("2029-12-31T12:00:00.5Z", "2030-01-01T11:59:59Z"),
+            ("2029-12-31T12:00:01Z", "2030-01-01T12:00:00Z"),
+            ("2029-12-31T12:00:02Z", "2030-01-01T12:00:00Z"),
+            ("2030-01-01T11:59:59Z", "2030-01-01T12:00:00Z"),
+        ] {
+            let given = Validity::of_a_day(time(now), &issuer).unwrap();
+            assert_eq!(given.not_before, time(&format!("{}Z", &now[..19])));
+            assert_eq!(given.not_after, time(not_after), "{now}");
+        }
+        for outside in [
+            "2030-01-01T12:00:00Z",
+            "2030-01-01T12:00:01Z",
+            "1999-01-01T00:00:00Z",
+        ] {
+            assert_eq!(
+                Validity::of_a_day(time(outside), &issuer),
+                Err(ValidityFault::IssuerNotValid),
+                "{outside}"
+            );
+        }
     }
 
     #[test]

@@ -18,3 +18,4 @@ mod issue;
 mod principals;
 mod refusals;
 mod search;
+mod verification;

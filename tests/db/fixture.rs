@@ -42,9 +42,11 @@ use certfactory::pki::name::AttributeType;
 use certfactory::pki::name::Subject;
 use certfactory::pki::serial::InstanceByte;
 use certfactory::pki::serial::SerialNumber;
+use certfactory::pki::tbs::LeafKind;
 use certfactory::pki::tbs::TbsCertificate;
 use certfactory::pki::tbs::ToBeSigned;
 use certfactory::pki::validity::Validity;
+use certfactory::pki::verification::RegistrationCode;
 
 use crate::postgres::Database;
 
@@ -70,6 +72,7 @@ pub fn intent_for(device: &str) -> Intent {
     let validity = validity();
     Intent {
         id,
+        kind: LeafKind::Device,
         serial_number,
         issuer: "line-ec".into(),
         profile: "lightbulb".into(),
@@ -90,9 +93,43 @@ pub fn intent_for(device: &str) -> Intent {
     }
 }
 
+/// An intent for a verification certificate.
+pub fn verification() -> Intent {
+    let code = RegistrationCode::parse(&"0123456789abcdef".repeat(4)).unwrap();
+    let serial_number = serial_number();
+    let Validity { not_before, .. } = validity();
+    let validity = Validity {
+        not_before,
+        not_after: not_before + TimeDelta::seconds(86_399),
+    };
+    let Authority {
+        issuer, device_key, ..
+    } = authority();
+    let tbs =
+        TbsCertificate::verification(issuer, serial_number, validity, &code, device_key).unwrap();
+    Intent {
+        kind: LeafKind::Verification,
+        serial_number,
+        profile: certfactory::ca::verification::PROFILE.into(),
+        principal: "administrator".into(),
+        device: serial_number.to_hex(),
+        slot: certfactory::ca::verification::PROFILE.into(),
+        subject: code.subject().clone(),
+        thing_name: None,
+        validity,
+        tbs: tbs.to_be_signed().to_vec(),
+        ..intent()
+    }
+}
+
 /// A certificate for the intent; each call makes another signature, so other bytes.
 pub fn sign(intent: &Intent) -> SignedCertificate {
-    let tbs = tbs(intent.serial_number, intent.validity, &intent.subject);
+    let tbs = match intent.kind {
+        LeafKind::Device => tbs(intent.serial_number, intent.validity, &intent.subject),
+        LeafKind::Verification => {
+            TbsCertificate::reopen(intent.kind, intent.tbs.clone(), &authority().issuer).unwrap()
+        }
+    };
     assert_eq!(tbs.to_be_signed(), intent.tbs);
     let mut signer = Signer::new(MessageDigest::sha256(), &authority().key).unwrap();
     let signature = signer.sign_oneshot_to_vec(tbs.to_be_signed()).unwrap();

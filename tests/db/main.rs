@@ -16,6 +16,7 @@ mod postgres;
 mod archive;
 mod fault;
 mod fixture;
+mod kind;
 mod ledger;
 mod schema;
 mod startup;

@@ -18,6 +18,7 @@ async fn the_service_can_change_nothing_that_is_final() {
     let mut service = database.connect("service").await;
     for forbidden in [
         "UPDATE intent SET tbs = 'x'",
+        "UPDATE intent SET kind = 'verification'",
         "DELETE FROM intent",
         "TRUNCATE intent CASCADE",
         "UPDATE outcome SET der = 'x'",
@@ -80,6 +81,7 @@ async fn rows_that_contradict_themselves_are_refused() {
             "UPDATE claim SET idempotency_key = ''",
             "claim_idempotency_key_check",
         ),
+        ("UPDATE intent SET kind = 'claim'", "intent_kind"),
         (
             "UPDATE log_head SET only_row = false",
             "log_head_only_row_check",

@@ -51,8 +51,12 @@ async fn each_wrong_schema_is_refused() {
         .execute("UPDATE _sqlx_migrations SET success = true, checksum = 'x'")
         .await;
     assert!(refusal(&database).await.contains("not this binary's"));
+    let database = Postgres::shared().database().await;
     database
-        .execute("UPDATE _sqlx_migrations SET version = 99991231235959")
+        .execute(
+            "UPDATE _sqlx_migrations SET version = 99991231235959
+             WHERE version = (SELECT max(version) FROM _sqlx_migrations)",
+        )
         .await;
     assert!(
         refusal(&database)

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::ca::Ca;
 use crate::ca::CertificateRecord;
+use crate::ca::KindFilter;
 use crate::ca::Role;
 use crate::ca::SearchFilter;
 use crate::ca::Status;
@@ -25,6 +26,7 @@ use crate::http::problem::Problem;
 use crate::http::problem::ProblemBody;
 use crate::http::problem::Slug;
 use crate::pki::serial::SerialNumber;
+use crate::pki::tbs::LeafKind;
 
 /// Items on a page of a search: without `limit`, and at most.
 const LIMIT_DEFAULT: i64 = 100;
@@ -47,6 +49,7 @@ struct PageBody {
         ("serial_number" = Option<String>, Query), ("fingerprint" = Option<String>, Query), ("spki" = Option<String>, Query),
         ("profile" = Option<String>, Query), ("issuer" = Option<String>, Query), ("station" = Option<String>, Query),
         ("order" = Option<String>, Query), ("batch" = Option<String>, Query), ("status" = Option<String>, Query),
+        ("kind" = Option<String>, Query, description = "`device` if absent, `verification`, or `any` for the whole log"),
         ("issued_after" = Option<String>, Query, description = "RFC 3339, inclusive"),
         ("issued_before" = Option<String>, Query, description = "RFC 3339, exclusive"),
         ("limit" = Option<u16>, Query, description = "1 to 1000, 100 if absent"),
@@ -288,6 +291,11 @@ impl SearchQuery {
                             .ok_or_else(|| invalid(&name, "must be `issued`"))?,
                     );
                 }
+                "kind" => {
+                    filter.kind = kind(&value).ok_or_else(|| {
+                        invalid(&name, "must be `device`, `verification` or `any`")
+                    })?;
+                }
                 "issued_after" => {
                     filter.issued_after = Some(
                         time(&value)
@@ -325,6 +333,13 @@ impl SearchQuery {
             return Err(invalid("issued_after", "must be before issued_before"));
         }
         Ok(parsed)
+    }
+}
+
+fn kind(word: &str) -> Option<KindFilter> {
+    match word {
+        "any" => Some(KindFilter::Any),
+        _ => LeafKind::from_word(word).map(KindFilter::Only),
     }
 }
 

@@ -8,6 +8,14 @@ use crate::pki::tbs::ToBeSigned;
 use crate::pki::tbs::fixture;
 use std::sync::Arc;
 
+fn device_certificate(
+    der: &[u8],
+    issuer: &Issuer,
+    key: Option<&SubjectPublicKeyInfo>,
+) -> Result<(), LintFault> {
+    leaf_certificate(LeafKind::Device, der, issuer, key)
+}
+
 fn good() -> (Vec<u8>, Arc<Issuer>) {
     let issuer = Arc::new(fixture::issuer(
         &fixture::ec_key(),

@@ -145,10 +145,135 @@ fn an_intent_reopens_to_the_same_bytes_and_no_others() {
     let der = build(&issuer, &fixture::ec_key()).to_be_signed().to_vec();
     // The CRL's address may have changed since the intent was written.
     let now = Arc::new(fixture::issuer(&ca_key, None));
-    let reopened = TbsCertificate::reopen(der.clone(), &now).unwrap();
+    let reopened = TbsCertificate::reopen(LeafKind::Device, der.clone(), &now).unwrap();
     assert_eq!(reopened.to_be_signed(), der);
     let other = Arc::new(fixture::ec_issuer());
-    assert!(TbsCertificate::reopen(der, &other).is_err());
+    assert!(TbsCertificate::reopen(LeafKind::Device, der, &other).is_err());
+}
+
+fn code() -> RegistrationCode {
+    RegistrationCode::parse(&"0123456789abcDEF".repeat(4)).unwrap()
+}
+
+fn a_day() -> Validity {
+    Validity {
+        not_before: "2026-11-21T06:00:00Z".parse().unwrap(),
+        not_after: "2026-11-22T05:59:59Z".parse().unwrap(),
+    }
+}
+
+#[test]
+fn a_verification_certificate_verifies_strictly_and_reads_as_promised() {
+    for (ca_key, crl_url) in [
+        (fixture::ec_key(), Some("http://pki.example/line.crl")),
+        (fixture::rsa_key(), None),
+    ] {
+        let issuer = Arc::new(fixture::issuer(&ca_key, crl_url));
+        let (serial, key) = (fixture::serial(), fixture::public(&fixture::ec_key()));
+        let tbs = TbsCertificate::verification(&issuer, serial, a_day(), &code(), &key).unwrap();
+        let reopened =
+            TbsCertificate::reopen(LeafKind::Verification, tbs.to_be_signed().to_vec(), &issuer);
+        assert_eq!(reopened.unwrap().to_be_signed(), tbs.to_be_signed());
+        let signature = fixture::sign(&ca_key, tbs.to_be_signed());
+        let certificate = SignedCertificate::assemble(tbs, &signature).unwrap();
+
+        let directory = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            std::fs::write(directory.path().join(name), text).unwrap();
+        };
+        write("ca.pem", &issuer.pem.concat());
+        write("v.pem", &pem::certificate(certificate.as_der()));
+        openssl(
+            directory.path(),
+            &[
+                "verify",
+                "-x509_strict",
+                "-attime",
+                "1795240800",
+                "-CAfile",
+                "ca.pem",
+                "v.pem",
+            ],
+        );
+        let text = openssl(
+            directory.path(),
+            &[
+                "x509", "-in", "v.pem", "-noout", "-text", "-nameopt", "oneline",
+            ],
+        );
+        for expected in [
+            format!("Subject: CN = {}\n", code().as_str()),
+            "Not Before: Nov 21 06:00:00 2026 GMT".to_owned(),
+            "Not After : Nov 22 05:59:59 2026 GMT".to_owned(),
+            "X509v3 Basic Constraints: critical\n                CA:FALSE\n".to_owned(),
+            "X509v3 Key Usage: critical\n                Digital Signature\n".to_owned(),
+            "X509v3 Subject Key Identifier: \n".to_owned(),
+            "X509v3 Authority Key Identifier: \n".to_owned(),
+        ] {
+            assert!(text.contains(&expected), "{expected:?} is not in\n{text}");
+        }
+        assert!(!text.contains("Extended Key Usage"), "{text}");
+        assert_eq!(text.contains("line.crl"), crl_url.is_some());
+    }
+}
+
+#[test]
+fn neither_kind_passes_for_the_other() {
+    let issuer = Arc::new(fixture::ec_issuer());
+    let key = fixture::public(&fixture::ec_key());
+    let serial = fixture::serial();
+    // The same subject, validity and key: what differs is the extKeyUsage.
+    let device =
+        TbsCertificate::build(&issuer, serial, a_day(), code().subject(), &key, 4096).unwrap();
+    let verification =
+        TbsCertificate::verification(&issuer, serial, a_day(), &code(), &key).unwrap();
+    for (tbs, taken_for) in [
+        (device, LeafKind::Verification),
+        (verification, LeafKind::Device),
+    ] {
+        let fault = TbsCertificate::reopen(taken_for, tbs.to_be_signed().to_vec(), &issuer);
+        let fault = fault.err().unwrap().to_string();
+        assert!(fault.contains("extKeyUsage"), "{taken_for:?}: {fault}");
+    }
+}
+
+#[test]
+fn a_verification_certificate_lives_a_day_and_names_a_code_alone() {
+    let issuer = Arc::new(fixture::ec_issuer());
+    let key = fixture::public(&fixture::ec_key());
+    let day = a_day();
+    let longer = Validity {
+        not_after: day.not_after + chrono::TimeDelta::seconds(1),
+        ..day
+    };
+    let cn = |value| (AttributeType::CommonName, value);
+    let short = &code().as_str()[1..].to_owned();
+    for (validity, subject, rule) in [
+        (longer, code().subject().clone(), "a day at most"),
+        (
+            fixture::eternity(),
+            code().subject().clone(),
+            "a day at most",
+        ),
+        (
+            day,
+            fixture::subject(&[cn("lamp-000001")]),
+            "64 hexadecimal",
+        ),
+        (day, fixture::subject(&[cn(short)]), "64 hexadecimal"),
+        (
+            day,
+            fixture::subject(&[cn(code().as_str()), (AttributeType::Country, "DE")]),
+            "CN alone",
+        ),
+    ] {
+        let kind = LeafKind::Verification;
+        let built =
+            TbsCertificate::leaf(kind, &issuer, fixture::serial(), validity, &subject, &key);
+        let LintFault(rules) = built.err().unwrap();
+        assert_eq!(rules.len(), 1, "{rules:?}");
+        assert!(rules[0].contains(rule), "{rule}: {rules:?}");
+    }
 }
 
 #[test]
