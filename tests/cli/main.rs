@@ -20,6 +20,7 @@ mod dev;
 mod help;
 mod issuer;
 mod secrets;
+mod verification;
 
 use std::io::Write;
 use std::path::Path;

@@ -202,6 +202,42 @@ fn pkilint_finds_no_error() {
 }
 
 #[test]
+fn what_aws_iot_verifies_a_ca_by_stands_before_them_too() {
+    let world = shared();
+    for issuer in ["line-ec", "line-rsa"] {
+        let body = serde_json::json!({ "registration_code": "0123456789abcdef".repeat(4) });
+        let answer = world.client("administrator").send(
+            "POST",
+            &format!("/v1/issuers/{issuer}/verification-certificates"),
+            &[("Content-Type", "application/json")],
+            Some(body.to_string().as_bytes()),
+        );
+        let dir = TempDir::new().unwrap();
+        let (leaf, chain) = (dir.path().join("leaf.pem"), dir.path().join("chain.pem"));
+        let issuer = world.dir.join(format!("issuers/{issuer}.pem"));
+        let pem = issued(&answer)["certificate"].as_str().unwrap().to_owned();
+        std::fs::write(&leaf, &pem).unwrap();
+        std::fs::write(&chain, pem + &std::fs::read_to_string(&issuer).unwrap()).unwrap();
+        let strictly = ["verify", "-x509_strict", "-policy_check", "-CAfile"].map(Path::new);
+        accepts("openssl", &[&strictly[..], &[&issuer, &leaf]].concat());
+        let trusting = ["--verify", "--load-ca-certificate"].map(Path::new);
+        let text = accepts(
+            "certtool",
+            &[&trusting[..], &[&issuer, Path::new("--infile"), &chain]].concat(),
+        );
+        assert!(text.contains("The certificate is trusted."), "{text}");
+        let lint = ["lint", "-s", "ERROR"].map(Path::new);
+        for (linter, files) in [
+            ("lint_pkix_cert", vec![leaf.as_path()]),
+            ("lint_pkix_signer_signee_cert_chain", vec![&issuer, &leaf]),
+        ] {
+            let (success, text) = run(&python(linter), &[&lint[..], &files].concat());
+            assert!(success, "{linter}: {text}");
+        }
+    }
+}
+
+#[test]
 fn our_own_verify_command_agrees_and_refuses_a_stranger() {
     let samples = samples();
     for sample in &samples {

@@ -19,6 +19,7 @@ mod hsm;
 mod load;
 mod process;
 mod start;
+mod verification;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
