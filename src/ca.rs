@@ -235,7 +235,7 @@ pub enum LedgerFault {
 
 /// Reads the ledger, on connections of its own: reading never slows issuing.
 pub trait Archive: Send + Sync {
-    /// One certificate.
+    /// One certificate, of whatever kind.
     fn certificate(
         &self,
         serial_number: SerialNumber,

@@ -2,7 +2,8 @@
 //!
 //! The order of the steps is the product's promise: nothing is signed before the intent is
 //! durable, nothing is released before the certificate is. There is no second way to issue:
-//! whatever asks, asks here, and what belongs to no device joins at [`Ca::carry_out`]. What a crash between two steps leaves behind, [`recover`] finishes.
+//! whatever asks, asks here, and what belongs to no device joins at `Ca::carry_out`. What a crash
+//! between two steps leaves behind, [`recover`] finishes.
 //!
 //! [`recover`]: crate::ca::recover
 

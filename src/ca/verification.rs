@@ -1,6 +1,6 @@
 //! The verification certificate: the one leaf that belongs to no device.
 //!
-//! What is made here goes the same way as every other: [`Ca::carry_out`] reserves, has it signed,
+//! What is made here goes the same way as every other: `Ca::carry_out` reserves, has it signed,
 //! verifies, records and releases it, and what a crash leaves open is finished by the same sweeper.
 
 use std::time::Instant;

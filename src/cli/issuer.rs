@@ -1,5 +1,5 @@
 //! `issuer init|list|show`: makes an issuing CA's key inside the token, and its certificate;
-//! [`verification`] is in a file of its own.
+//! `issuer verification-certificate` is in a file of its own.
 
 mod verification;
 
