@@ -67,20 +67,21 @@ pub fn run(arguments: &DevArguments) -> Outcome {
             anyhow::anyhow!("{}: another `certfactory dev` runs here", dir.display()),
         ));
     };
-    let world = World::make(&dir, arguments.port, arguments.ops_port)?;
+    let mut world = World::make(&dir, arguments.port, arguments.ops_port)?;
     let outcome = if arguments.make_only {
         Ok(())
     } else {
-        run_world(&world, arguments.once)
+        run_world(&mut world, arguments.once)
     };
     world.postgres.stop()?;
     Ok(outcome?)
 }
 
-fn run_world(world: &World, once: bool) -> anyhow::Result<()> {
+fn run_world(world: &mut World, once: bool) -> anyhow::Result<()> {
     crate::cli::runtime()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        world.release_addresses();
         let mut service = start_service(world)?;
         let outcome = match wait_ready(world, &mut service).await {
             Ok(()) => demonstration::first_certificate(world),

@@ -67,6 +67,8 @@ pub struct World {
     pub operations: SocketAddr,
     /// The database server.
     pub postgres: Postgres,
+    /// Both addresses, kept from others until the service takes them.
+    held: Vec<TcpListener>,
 }
 
 /// The file that tells SoftHSM where the world's token is.
@@ -90,19 +92,26 @@ impl World {
         ] {
             std::fs::create_dir_all(dir.join(name))?;
         }
+        let held = vec![hold(port)?, hold(operations_port)?];
         let postgres = Postgres::make(&dir.join("postgres"), &dir.join("log/postgres.log"))?;
         postgres.start()?;
         let world = Self {
             dir: dir.to_path_buf(),
-            api: address(port)?,
-            operations: address(operations_port)?,
+            api: held[0].local_addr()?,
+            operations: held[1].local_addr()?,
             postgres,
+            held,
         };
         let made = world.fill();
         if made.is_err() {
             world.postgres.stop()?;
         }
         made.map(|()| world)
+    }
+
+    /// Lets go of the addresses, for the service to take.
+    pub fn release_addresses(&mut self) {
+        self.held.clear();
     }
 
     /// Log of the service.
@@ -303,19 +312,20 @@ fn softhsm_module() -> anyhow::Result<PathBuf> {
         .context("SoftHSM is not installed; install softhsm2")
 }
 
-/// The address of `port`, or of a free one for 0: below the range from which the system gives
-/// outgoing connections theirs, so that none takes it before the service listens.
-fn address(port: u16) -> anyhow::Result<SocketAddr> {
-    let address = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+/// Takes `port`, or a free one for 0: below the range from which the system gives outgoing
+/// connections theirs, so that none takes it before the service listens.
+fn hold(port: u16) -> anyhow::Result<TcpListener> {
     if port != 0 {
-        return Ok(address(port));
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        return TcpListener::bind(address)
+            .with_context(|| format!("{address} cannot be listened on; choose another port"));
     }
     for _ in 0..100 {
         let mut random = [0; 2];
         openssl::rand::rand_bytes(&mut random)?;
-        let free = address(20_000 + u16::from_ne_bytes(random) % 12_000);
-        if TcpListener::bind(free).is_ok() {
-            return Ok(free);
+        let port = 20_000 + u16::from_ne_bytes(random) % 12_000;
+        if let Ok(held) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            return Ok(held);
         }
     }
     bail!("no free port between 20000 and 32000")
