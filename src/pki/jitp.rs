@@ -5,25 +5,43 @@
 //! home. So the factory evaluates the same template before it signs, and refuses what AWS IoT
 //! would refuse.
 //!
+//! Two kinds of finding: an error is something AWS IoT refuses, or that cannot work for more than
+//! one device; a warning is something on which AWS's own pages are silent or disagree, or which
+//! depends on the account. Every rule is in the manual, page `jitp`.
+//!
 //! What it cannot see: whether thing type, groups, billing group and named policies exist in the
 //! account, and whether the thing does already.
 
 mod constraint;
+mod evaluate;
+mod function;
+mod hazard;
 mod json;
 mod lint;
+mod mapping;
 mod override_settings;
+mod parameter;
+mod policy_document;
 mod resource;
 mod source;
+mod text;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::fmt;
 
 use serde::Serialize;
 
 use super::Violation;
 use super::name::AttributeType;
 use super::name::Subject;
-use constraint::Constraint;
+use constraint::Field;
+use parameter::Parameter;
+use text::List;
+use text::Text;
+
+/// Rule of every warning that JITP is not documented to evaluate what stands there.
+pub const UNDOCUMENTED: &str = "template-undocumented";
 
 /// A provisioning template that JITP accepts: parsed, linted, its references resolved to
 /// attribute types, so that an evaluation only copies and compares.
@@ -34,6 +52,9 @@ pub struct JitpTemplate {
     thing: Option<Thing>,
     policies: Vec<PolicySource>,
     certificate_status: CertificateStatus,
+    /// Evaluated for its faults only: JITP has no way to hand it to the device.
+    device_configuration: Vec<Property>,
+    warnings: Vec<Finding>,
 }
 
 /// What AWS IoT would make of one device.
@@ -76,14 +97,44 @@ pub enum CertificateStatus {
     Inactive,
 }
 
-/// Why a text is no template; all faults, at least one. Each names a rule and, as its attribute,
-/// a JSON pointer into the template body (or into the registration config around it).
+/// One thing that the lint has to say about one place of a template.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Stable name of the rule, kebab-case.
+    pub rule: &'static str,
+    /// JSON pointer (RFC 6901) into the template body, or into the registration config around it;
+    /// empty for the whole.
+    pub pointer: String,
+    /// What is wrong or uncertain, and what would be right.
+    pub detail: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pointer = match self.pointer.as_str() {
+            "" => "the template",
+            pointer => pointer,
+        };
+        write!(f, "{} at {pointer}: {}", self.rule, self.detail)
+    }
+}
+
+/// Everything that the lint has to say about a template.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// AWS IoT would refuse the template, or it cannot work for more than one device.
+    pub errors: Vec<Finding>,
+    /// What only a try in the account can settle, and what is likely not meant.
+    pub warnings: Vec<Finding>,
+}
+
+/// Why a text is no template; all faults, at least one.
 #[derive(Debug, thiserror::Error)]
 #[error("the provisioning template is invalid")]
-pub struct TemplateFault(pub Vec<Violation>);
+pub struct TemplateFault(pub Vec<Finding>);
 
 impl JitpTemplate {
-    /// Parses and lints.
+    /// Parses and lints; [`Self::warnings`] has what is doubtful.
     ///
     /// `text` is the plain template body, as `aws iot create-provisioning-template` takes it, or
     /// the registration config of `aws iot register-ca-certificate`, which holds the body as one
@@ -92,13 +143,28 @@ impl JitpTemplate {
     /// A parameter's `Default` is accepted and never used: AWS's pages disagree whether JITP looks
     /// at it, so a certificate must carry the attribute anyway.
     pub fn parse(text: &str) -> Result<Self, TemplateFault> {
-        let (body, mut faults) = source::template_body(text);
-        match body.map(|body| lint::compile(&body)) {
-            Some(Ok(template)) if faults.is_empty() => return Ok(template),
-            Some(Err(more)) => faults.extend(more),
-            Some(Ok(_)) | None => {}
-        }
-        Err(TemplateFault(faults))
+        let (template, report) = Self::lint(text);
+        template.ok_or(TemplateFault(report.errors))
+    }
+
+    /// The template, if `text` is one, and everything there is to say about it. There is a
+    /// template exactly when the report has no error.
+    #[must_use]
+    pub fn lint(text: &str) -> (Option<Self>, Report) {
+        let (body, mut errors) = source::template_body(text);
+        let Some(body) = body else {
+            return (None, Report::of(errors, Vec::new()));
+        };
+        let (template, found) = lint::compile(&body);
+        errors.extend(found.errors);
+        let template = template.filter(|_| errors.is_empty());
+        (template, Report::of(errors, found.warnings))
+    }
+
+    /// What is doubtful about this template, by the lint.
+    #[must_use]
+    pub fn warnings(&self) -> &[Finding] {
+        &self.warnings
     }
 
     /// The subject attributes a certificate must have to be provisioned, in [`AttributeType`]
@@ -108,6 +174,13 @@ impl JitpTemplate {
         &self.parameters
     }
 
+    /// The subject attributes that decide the thing's name; `None` without a thing.
+    #[must_use]
+    pub fn thing_name_attributes(&self) -> Option<BTreeSet<AttributeType>> {
+        let thing = self.thing.as_ref()?;
+        Some(thing.name.text.attribute_types())
+    }
+
     /// What a certificate with this subject becomes, or every reason why it would be refused; a
     /// violation's attribute is the short name of the subject attribute to blame.
     ///
@@ -115,183 +188,135 @@ impl JitpTemplate {
     /// `#` with a backslash first, which an `AttributeValue` could not hold; AWS documents nothing
     /// of the kind, and its pattern takes these characters, so they pass here.
     pub fn evaluate(&self, subject: &Subject) -> Result<Provisioning, Vec<Violation>> {
-        let mut resolver = Resolver {
-            subject,
-            violations: Vec::new(),
-        };
-        resolver.require(&self.parameters);
-        let mut provisioning = Provisioning {
-            thing_name: None,
-            thing_type: None,
-            groups: Vec::new(),
-            attributes: BTreeMap::new(),
-            billing_group: None,
-            policies: resolver.policies(&self.policies),
-            certificate_status: self.certificate_status,
-        };
-        if let Some(thing) = &self.thing {
-            resolver.thing(thing, &mut provisioning);
+        let (provisioning, refusals) = evaluate::evaluate(self, subject);
+        if refusals.is_empty() {
+            return Ok(provisioning);
         }
-        if resolver.violations.is_empty() {
-            Ok(provisioning)
-        } else {
-            Err(resolver.violations)
+        let mut violations = Vec::new();
+        for refusal in refusals {
+            if !violations.contains(&refusal.violation) {
+                violations.push(refusal.violation);
+            }
         }
+        Err(violations)
+    }
+
+    /// What AWS IoT accepts and the device may yet stumble over: rule, subject attribute, detail.
+    #[must_use]
+    pub fn hazards(&self, subject: &Subject, provisioning: &Provisioning) -> Vec<Violation> {
+        hazard::hazards(self, subject, provisioning)
+    }
+
+    /// Where an attribute is declared.
+    pub(in crate::pki) fn parameter_pointer(kind: AttributeType) -> String {
+        Parameter::Subject(kind).pointer()
+    }
+
+    /// Where the thing's name stands; the root without a thing.
+    pub(in crate::pki) fn thing_name_pointer(&self) -> &str {
+        let thing = self.thing.as_ref();
+        thing.map_or("", |thing| thing.name.pointer.as_str())
+    }
+
+    /// Each refusal of a subject, with the place in the template that refuses it.
+    pub(in crate::pki) fn refusals(&self, subject: &Subject) -> Vec<Refusal> {
+        evaluate::evaluate(self, subject).1
+    }
+
+    /// Whether a value passes through a function that picks one of several, so that samples of
+    /// the admitted subjects prove nothing about the rest.
+    pub(in crate::pki) fn picks(&self) -> bool {
+        self.properties().any(|property| property.text.picks())
+            || matches!(&self.thing, Some(Thing { groups: Groups::Computed(_, list), .. }) if list.picks())
+    }
+
+    /// Literals that values are compared with, the keys of the mappings in use.
+    pub(in crate::pki) fn mapping_keys(&self) -> BTreeSet<String> {
+        let mut keys = BTreeSet::new();
+        for property in self.properties() {
+            property.text.mapping_keys(&mut keys);
+        }
+        if let Some(Thing {
+            groups: Groups::Computed(_, list),
+            ..
+        }) = &self.thing
+        {
+            list.mapping_keys(&mut keys);
+        }
+        keys
+    }
+
+    fn properties(&self) -> impl Iterator<Item = &Property> {
+        let thing = self.thing.iter().flat_map(Thing::properties);
+        let policies = self.policies.iter().map(|policy| &policy.0);
+        thing.chain(policies).chain(&self.device_configuration)
+    }
+}
+
+/// One reason why a subject is refused.
+#[derive(Debug)]
+pub(in crate::pki) struct Refusal {
+    /// Where in the template.
+    pub(in crate::pki) pointer: String,
+    /// The reason.
+    pub(in crate::pki) violation: Violation,
+}
+
+impl Report {
+    fn of(errors: Vec<Finding>, warnings: Vec<Finding>) -> Self {
+        Self { errors, warnings }
+    }
+
+    /// Adds what another lint found.
+    pub fn extend(&mut self, other: Self) {
+        self.errors.extend(other.errors);
+        self.warnings.extend(other.warnings);
     }
 }
 
 /// The template's thing resource.
 #[derive(Clone, Debug)]
 struct Thing {
-    name: Value,
-    type_name: Option<Value>,
-    groups: Vec<Value>,
-    attributes: Vec<(String, Value)>,
-    billing_group: Option<Value>,
+    name: Property,
+    type_name: Option<Property>,
+    groups: Groups,
+    attributes: Vec<(String, Property)>,
+    billing_group: Option<Property>,
 }
 
-/// One policy resource.
+impl Thing {
+    fn properties(&self) -> impl Iterator<Item = &Property> {
+        let groups = match &self.groups {
+            Groups::Each(groups) => groups.as_slice(),
+            Groups::Computed(..) => &[],
+        };
+        std::iter::once(&self.name)
+            .chain(&self.type_name)
+            .chain(groups)
+            .chain(self.attributes.iter().map(|(_, value)| value))
+            .chain(&self.billing_group)
+    }
+}
+
+/// The groups of a thing.
 #[derive(Clone, Debug)]
-enum PolicySource {
-    Name(Value),
-    Document(String),
+enum Groups {
+    /// Each written down.
+    Each(Vec<Property>),
+    /// A function that gives the whole list, and where it stands.
+    Computed(String, List),
 }
 
-/// Where a property's value comes from.
+/// One policy resource: a `PolicyName` or a `PolicyDocument`.
 #[derive(Clone, Debug)]
-enum Value {
-    /// From the template; checked at load.
-    Literal(String),
-    /// From a declared parameter; checked at each evaluation.
-    Subject(AttributeType),
-}
+struct PolicySource(Property);
 
-struct Resolver<'a> {
-    subject: &'a Subject,
-    violations: Vec<Violation>,
-}
-
-impl Resolver<'_> {
-    /// A parameter that the certificate lacks ends provisioning with "Cannot resolve reference
-    /// value", used or not. A [`Subject`] has one value a type, so none can be there twice.
-    fn require(&mut self, parameters: &[AttributeType]) {
-        for parameter in parameters {
-            if self.subject.get(*parameter).is_none_or(str::is_empty) {
-                self.violations.push(Violation {
-                    rule: "jitp-parameter-missing",
-                    attribute: Some(parameter.short_name().to_owned()),
-                    detail: format!(
-                        "the provisioning template takes {0} from the subject, which has no {0}",
-                        parameter.short_name()
-                    ),
-                });
-            }
-        }
-    }
-
-    fn policies(&mut self, sources: &[PolicySource]) -> Vec<Policy> {
-        let policy = |source: &PolicySource| match source {
-            PolicySource::Name(name) => Policy::Name(self.resolve(name, &constraint::POLICY_NAME)),
-            PolicySource::Document(document) => Policy::Document(document.clone()),
-        };
-        sources.iter().map(policy).collect()
-    }
-
-    fn thing(&mut self, thing: &Thing, provisioning: &mut Provisioning) {
-        provisioning.thing_name = Some(self.resolve(&thing.name, &constraint::THING_NAME));
-        provisioning.thing_type = thing
-            .type_name
-            .as_ref()
-            .map(|name| self.resolve(name, &constraint::THING_TYPE_NAME));
-        for group in &thing.groups {
-            let name = self.resolve(group, &constraint::THING_GROUP_NAME);
-            if !provisioning.groups.contains(&name) {
-                provisioning.groups.push(name);
-            }
-        }
-        for (name, value) in &thing.attributes {
-            let value = self.resolve(value, &constraint::ATTRIBUTE_VALUE);
-            provisioning.attributes.insert(name.clone(), value);
-        }
-        provisioning.billing_group = thing
-            .billing_group
-            .as_ref()
-            .map(|name| self.resolve(name, &constraint::BILLING_GROUP_NAME));
-    }
-
-    /// The value, or an empty string for one that `require` has reported already.
-    fn resolve(&mut self, value: &Value, constraint: &Constraint) -> String {
-        let parameter = match value {
-            Value::Literal(literal) => return literal.clone(),
-            Value::Subject(parameter) => *parameter,
-        };
-        match self.subject.get(parameter) {
-            None | Some("") => String::new(),
-            Some(text) => {
-                constraint.check(text, parameter.short_name(), &mut self.violations);
-                text.to_owned()
-            }
-        }
-    }
-}
-
-/// What the eight names that JITP offers stand for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Parameter {
-    /// AWS's certificate id: SHA-256 over the certificate.
-    CertificateId,
-    /// A subject attribute.
-    Subject(AttributeType),
-}
-
-impl Parameter {
-    /// All that JITP knows (AWS IoT developer guide, "Just-in-time provisioning"): no locality,
-    /// no e-mail address, no extension.
-    const ALL: [(&'static str, Self); 8] = [
-        (
-            "AWS::IoT::Certificate::Country",
-            Self::Subject(AttributeType::Country),
-        ),
-        (
-            "AWS::IoT::Certificate::Organization",
-            Self::Subject(AttributeType::Organization),
-        ),
-        (
-            "AWS::IoT::Certificate::OrganizationalUnit",
-            Self::Subject(AttributeType::OrganizationalUnit),
-        ),
-        (
-            "AWS::IoT::Certificate::DistinguishedNameQualifier",
-            Self::Subject(AttributeType::DnQualifier),
-        ),
-        (
-            "AWS::IoT::Certificate::StateName",
-            Self::Subject(AttributeType::StateOrProvince),
-        ),
-        (
-            "AWS::IoT::Certificate::CommonName",
-            Self::Subject(AttributeType::CommonName),
-        ),
-        (
-            "AWS::IoT::Certificate::SerialNumber",
-            Self::Subject(AttributeType::SerialNumber),
-        ),
-        ("AWS::IoT::Certificate::Id", Self::CertificateId),
-    ];
-
-    fn from_name(name: &str) -> Option<Self> {
-        let found = Self::ALL.iter().find(|(known, _)| *known == name);
-        found.map(|(_, parameter)| *parameter)
-    }
-
-    /// The subject attributes among these, in [`AttributeType`] order.
-    fn attribute_types(declared: &BTreeSet<Self>) -> Vec<AttributeType> {
-        let attribute_type = |parameter: &Self| match parameter {
-            Self::CertificateId => None,
-            Self::Subject(attribute_type) => Some(*attribute_type),
-        };
-        declared.iter().filter_map(attribute_type).collect()
-    }
+/// One place of the template that takes a text.
+#[derive(Clone, Debug)]
+struct Property {
+    pointer: String,
+    field: Field,
+    text: Text,
 }
 
 #[cfg(test)]

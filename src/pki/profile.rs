@@ -1,10 +1,13 @@
 //! `Profile`: what a certificate of one kind looks like, and who may have one.
 
 mod file;
+mod template;
 
 use super::Violation;
 use super::csr::CertificationRequest;
 use super::jitp::JitpTemplate;
+use super::jitp::Provisioning;
+use super::jitp::Report;
 use super::key_policy::KeyAlgorithm;
 use super::name::AttributeType;
 use super::name::Subject;
@@ -22,6 +25,8 @@ use std::collections::BTreeMap;
 /// key_algorithms = ["P-256"]               # P-256, P-384, RSA-2048, RSA-3072, RSA-4096
 /// certificate_length_max = 2048            # octets, default 4096
 /// jitp_template = "jitp-lightbulb.json"    # beside the profile; may be left out
+/// jitp_undocumented = false                # default; true: the template's functions, mappings and
+///                                          # device configuration were tried in the account
 ///
 /// [validity]
 /// days = 7300                              # or: no_expiry = true
@@ -58,8 +63,41 @@ pub struct Profile {
     pub fixed: BTreeMap<AttributeType, String>,
     /// The AWS IoT provisioning template its devices meet.
     pub jitp: Option<JitpTemplate>,
+    /// Whether that template may use what AWS documents for fleet provisioning only. Without it
+    /// such a template is refused at load: no device leaves a line that the cloud may refuse.
+    pub jitp_undocumented: bool,
     /// SHA-256 over profile text and template text, each after its length in eight octets.
     pub sha256: [u8; 32],
+}
+
+/// What a profile says of its subjects, apart from everything else.
+#[derive(Clone, Debug)]
+pub struct SubjectRules {
+    /// See [`Profile::device_identity`].
+    pub device_identity: AttributeType,
+    /// See [`Profile::required`].
+    pub required: Vec<AttributeType>,
+    /// See [`Profile::optional`].
+    pub optional: Vec<AttributeType>,
+    /// See [`Profile::fixed`].
+    pub fixed: BTreeMap<AttributeType, String>,
+    /// See [`Profile::jitp_undocumented`].
+    pub jitp_undocumented: bool,
+}
+
+impl SubjectRules {
+    /// Those of a profile's TOML, whatever template it names. All faults at once, a line each.
+    pub fn parse(name: &str, toml: &str) -> Result<Self, Vec<String>> {
+        file::parse_subject_rules(name, toml)
+    }
+
+    /// Whether every subject that these rules admit will provision. An error keeps a profile with
+    /// this template from loading; a warning names subjects that the service refuses as
+    /// `jitp-violation`, and that the name rules alone would let through.
+    #[must_use]
+    pub fn lint(&self, template: &JitpTemplate) -> Report {
+        template::lint(self, template)
+    }
 }
 
 /// What the profile makes of an admitted request.
@@ -130,16 +168,10 @@ impl Profile {
         }
         let requested = requested
             .map(known_attributes)
-            .transpose()?
-            .unwrap_or_default();
-        let values = self.merge(&csr.subject, &requested)?;
-        let subject = self.complete(values)?;
-        let provisioning = self
-            .jitp
-            .as_ref()
-            .map(|template| template.evaluate(&subject))
             .transpose()
-            .map_err(Refusal::JitpViolation)?;
+            .map_err(Refusal::SubjectInvalid)?
+            .unwrap_or_default();
+        let (subject, provisioning) = self.provision(&csr.subject, &requested)?;
         // The device identity is a required attribute, and `complete` saw them all.
         let device = subject
             .get(self.device_identity)
@@ -151,6 +183,33 @@ impl Profile {
             device,
             thing_name,
         })
+    }
+
+    /// The whole subject that a CSR's attributes and the requested ones make together with the
+    /// profile's own, and what AWS IoT would make of it; `None` without a template.
+    pub fn provision(
+        &self,
+        csr: &BTreeMap<AttributeType, String>,
+        requested: &BTreeMap<AttributeType, String>,
+    ) -> Result<(Subject, Option<Provisioning>), Refusal> {
+        let values = self.merge(csr, requested)?;
+        let subject = self.complete(values)?;
+        let template = self.jitp.as_ref();
+        let provisioning = template.map(|template| template.evaluate(&subject));
+        let provisioning = provisioning.transpose().map_err(Refusal::JitpViolation)?;
+        Ok((subject, provisioning))
+    }
+
+    /// What it says of its subjects.
+    #[must_use]
+    pub fn subject_rules(&self) -> SubjectRules {
+        SubjectRules {
+            device_identity: self.device_identity,
+            required: self.required.clone(),
+            optional: self.optional.clone(),
+            fixed: self.fixed.clone(),
+            jitp_undocumented: self.jitp_undocumented,
+        }
     }
 
     fn admit_key(&self, algorithm: KeyAlgorithm) -> Result<(), Refusal> {
@@ -237,9 +296,11 @@ impl Profile {
     }
 }
 
-fn known_attributes(
+/// Attributes by their short names, as they come in JSON or on a command line; all unknown names
+/// at once.
+pub fn known_attributes(
     requested: &BTreeMap<String, String>,
-) -> Result<BTreeMap<AttributeType, String>, Refusal> {
+) -> Result<BTreeMap<AttributeType, String>, Vec<Violation>> {
     let mut values = BTreeMap::new();
     let mut violations = Vec::new();
     for (name, value) in requested {
@@ -263,7 +324,7 @@ fn known_attributes(
     if violations.is_empty() {
         Ok(values)
     } else {
-        Err(Refusal::SubjectInvalid(violations))
+        Err(violations)
     }
 }
 

@@ -1,11 +1,61 @@
 //! AWS IoT's patterns and lengths, as its API model states them, without a regex engine.
 
-use crate::pki::Violation;
+use crate::pki::jitp::policy_document;
+
+/// What a text of a template becomes, and so what it may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Field {
+    /// `ThingName`
+    ThingName,
+    /// `ThingTypeName`
+    ThingTypeName,
+    /// An entry of `ThingGroups`
+    ThingGroupName,
+    /// `BillingGroup`
+    BillingGroupName,
+    /// A name in `AttributePayload`
+    AttributeName,
+    /// A value in `AttributePayload`
+    AttributeValue,
+    /// `PolicyName`
+    PolicyName,
+    /// `PolicyDocument`
+    PolicyDocument,
+    /// A value in `DeviceConfiguration`: anything.
+    DeviceConfiguration,
+}
+
+/// A rule that a value breaks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Breach {
+    /// The rule.
+    pub(super) rule: &'static str,
+    /// What is wrong.
+    pub(super) detail: String,
+}
+
+impl Field {
+    /// Each way in which a value is not one of these.
+    pub(super) fn breaches(self, value: &str) -> Vec<Breach> {
+        let constraint = match self {
+            Self::ThingName => &THING_NAME,
+            Self::ThingTypeName => &THING_TYPE_NAME,
+            Self::ThingGroupName => &THING_GROUP_NAME,
+            Self::BillingGroupName => &BILLING_GROUP_NAME,
+            Self::AttributeName => &ATTRIBUTE_NAME,
+            Self::AttributeValue => &ATTRIBUTE_VALUE,
+            Self::PolicyName => &POLICY_NAME,
+            Self::PolicyDocument => return policy_document::breaches(value),
+            Self::DeviceConfiguration => return Vec::new(),
+        };
+        constraint.breaches(value)
+    }
+}
 
 /// What AWS IoT accepts in one kind of field: characters (all ASCII, so octets equal characters
 /// in every value that passes) and length.
 #[derive(Debug)]
-pub(super) struct Constraint {
+struct Constraint {
     /// The field in AWS's own spelling.
     field: &'static str,
     /// The accepted characters, for a person.
@@ -29,10 +79,10 @@ const NAME: Constraint = Constraint {
 };
 
 /// `ThingName`
-pub(super) static THING_NAME: Constraint = NAME;
+static THING_NAME: Constraint = NAME;
 
 /// `ThingTypeName`
-pub(super) static THING_TYPE_NAME: Constraint = Constraint {
+static THING_TYPE_NAME: Constraint = Constraint {
     field: "ThingTypeName",
     pattern_rule: "thing-type-name-pattern",
     length_rule: "thing-type-name-length",
@@ -40,7 +90,7 @@ pub(super) static THING_TYPE_NAME: Constraint = Constraint {
 };
 
 /// `ThingGroupName`, an entry of `ThingGroups`
-pub(super) static THING_GROUP_NAME: Constraint = Constraint {
+static THING_GROUP_NAME: Constraint = Constraint {
     field: "ThingGroupName",
     pattern_rule: "thing-group-name-pattern",
     length_rule: "thing-group-name-length",
@@ -48,7 +98,7 @@ pub(super) static THING_GROUP_NAME: Constraint = Constraint {
 };
 
 /// `BillingGroupName`
-pub(super) static BILLING_GROUP_NAME: Constraint = Constraint {
+static BILLING_GROUP_NAME: Constraint = Constraint {
     field: "BillingGroupName",
     pattern_rule: "billing-group-name-pattern",
     length_rule: "billing-group-name-length",
@@ -56,7 +106,7 @@ pub(super) static BILLING_GROUP_NAME: Constraint = Constraint {
 };
 
 /// `AttributeName`: `[a-zA-Z0-9_.,@/:#-]+`, 1 to 128
-pub(super) static ATTRIBUTE_NAME: Constraint = Constraint {
+static ATTRIBUTE_NAME: Constraint = Constraint {
     field: "AttributeName",
     characters: "A-Z a-z 0-9 _ . , @ / : # -",
     accepts: |character| {
@@ -70,7 +120,7 @@ pub(super) static ATTRIBUTE_NAME: Constraint = Constraint {
 };
 
 /// `AttributeValue`: `[a-zA-Z0-9_.,@/:#=\[\]-]*`, 0 to 800. No space: `O=Example Corp` cannot be one.
-pub(super) static ATTRIBUTE_VALUE: Constraint = Constraint {
+static ATTRIBUTE_VALUE: Constraint = Constraint {
     field: "AttributeValue",
     characters: "A-Z a-z 0-9 _ . , @ / : # = [ ] -",
     accepts: |character| {
@@ -87,7 +137,7 @@ pub(super) static ATTRIBUTE_VALUE: Constraint = Constraint {
 };
 
 /// `PolicyName`: `[\w+=,.@-]+`, 1 to 128
-pub(super) static POLICY_NAME: Constraint = Constraint {
+static POLICY_NAME: Constraint = Constraint {
     field: "PolicyName",
     characters: "A-Z a-z 0-9 _ + = , . @ -",
     accepts: |character| {
@@ -101,9 +151,7 @@ pub(super) static POLICY_NAME: Constraint = Constraint {
 };
 
 impl Constraint {
-    /// Adds a violation for each way in which `value` breaks this; `attribute` names what is to
-    /// blame. The same violation is added once.
-    pub(super) fn check(&self, value: &str, attribute: &str, violations: &mut Vec<Violation>) {
+    fn breaches(&self, value: &str) -> Vec<Breach> {
         let Self {
             field,
             characters,
@@ -111,40 +159,27 @@ impl Constraint {
             length_max,
             ..
         } = self;
+        let mut breaches = Vec::new();
         if let Some((position, character)) =
             (1..).zip(value.chars()).find(|(_, c)| !(self.accepts)(*c))
         {
-            add(
-                violations,
-                self.pattern_rule,
-                attribute,
-                format!(
+            breaches.push(Breach {
+                rule: self.pattern_rule,
+                detail: format!(
                     "character {position} is {character:?}; AWS IoT takes only {characters} in a {field}"
                 ),
-            );
+            });
         }
         let length = value.chars().count();
         if !(*length_min..=*length_max).contains(&length) {
-            add(
-                violations,
-                self.length_rule,
-                attribute,
-                format!(
+            breaches.push(Breach {
+                rule: self.length_rule,
+                detail: format!(
                     "{length} characters; AWS IoT takes {length_min} to {length_max} in a {field}"
                 ),
-            );
+            });
         }
-    }
-}
-
-fn add(violations: &mut Vec<Violation>, rule: &'static str, attribute: &str, detail: String) {
-    let violation = Violation {
-        rule,
-        attribute: Some(attribute.to_owned()),
-        detail,
-    };
-    if !violations.contains(&violation) {
-        violations.push(violation);
+        breaches
     }
 }
 
@@ -153,9 +188,8 @@ mod tests {
     use super::*;
 
     fn rules(constraint: &Constraint, value: &str) -> Vec<&'static str> {
-        let mut violations = Vec::new();
-        constraint.check(value, "CN", &mut violations);
-        violations.iter().map(|violation| violation.rule).collect()
+        let breaches = constraint.breaches(value);
+        breaches.iter().map(|breach| breach.rule).collect()
     }
 
     /// The accepted set of each constraint, over all of Latin-1, against AWS's pattern spelled out.

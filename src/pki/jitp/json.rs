@@ -10,7 +10,8 @@ use serde::de::MapAccess;
 use serde::de::SeqAccess;
 use serde::de::Visitor;
 
-/// A JSON value. Numbers, booleans and null have no place in a template, so only their kind is kept.
+/// A JSON value. The only number with a place in a template is an index; of other numbers, of
+/// booleans and null only the kind is kept.
 #[derive(Debug)]
 pub(super) enum Node {
     /// A string, unescaped.
@@ -19,6 +20,8 @@ pub(super) enum Node {
     Array(Vec<Self>),
     /// An object: all members in order, equal keys included.
     Object(Vec<(String, Self)>),
+    /// A whole number, 0 or more.
+    Index(u64),
     /// Anything else, by its kind with its article: `a number`.
     Other(&'static str),
 }
@@ -35,8 +38,18 @@ impl Node {
             Self::String(_) => "a string",
             Self::Array(_) => "an array",
             Self::Object(_) => "an object",
+            Self::Index(_) => "a number",
             Self::Other(kind) => kind,
         }
+    }
+
+    /// A member of an object, by its key; the first of several.
+    pub(super) fn member(&self, key: &str) -> Option<&Self> {
+        let Self::Object(members) = self else {
+            return None;
+        };
+        let found = members.iter().find(|(known, _)| known == key);
+        found.map(|(_, value)| value)
     }
 
     /// JSON pointers of all keys, below `pointer`, that stand more than once in their object.
@@ -63,7 +76,7 @@ impl Node {
                     item.collect_duplicate_keys(&format!("{pointer}/{position}"), found);
                 }
             }
-            Self::String(_) | Self::Other(_) => {}
+            Self::String(_) | Self::Index(_) | Self::Other(_) => {}
         }
     }
 }
@@ -100,8 +113,8 @@ impl<'de> Visitor<'de> for NodeVisitor {
         Ok(Node::Other("a number"))
     }
 
-    fn visit_u64<E: Error>(self, _value: u64) -> Result<Node, E> {
-        Ok(Node::Other("a number"))
+    fn visit_u64<E: Error>(self, value: u64) -> Result<Node, E> {
+        Ok(Node::Index(value))
     }
 
     fn visit_f64<E: Error>(self, _value: f64) -> Result<Node, E> {

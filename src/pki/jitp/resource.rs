@@ -1,27 +1,39 @@
 //! The `Resources` of a template: at most one thing, exactly one certificate, policies.
 
+use std::collections::BTreeSet;
+
 use crate::pki::jitp::CertificateStatus;
+use crate::pki::jitp::Groups;
 use crate::pki::jitp::JitpTemplate;
-use crate::pki::jitp::Parameter;
 use crate::pki::jitp::PolicySource;
+use crate::pki::jitp::Property;
 use crate::pki::jitp::Thing;
-use crate::pki::jitp::Value;
-use crate::pki::jitp::constraint;
+use crate::pki::jitp::constraint::Field;
+use crate::pki::jitp::function;
+use crate::pki::jitp::hazard;
 use crate::pki::jitp::json::Node;
 use crate::pki::jitp::json::child;
 use crate::pki::jitp::lint::Lint;
 use crate::pki::jitp::override_settings;
+use crate::pki::jitp::parameter::Parameter;
+use crate::pki::jitp::policy_document;
+use crate::pki::jitp::text::Text;
 use crate::pki::name::AttributeType;
 
 /// Attributes of a thing without and with a thing type (AWS service quotas).
 const ATTRIBUTES_MAX: usize = 3;
 const ATTRIBUTES_MAX_WITH_TYPE: usize = 50;
 /// Groups of one thing.
-const GROUPS_MAX: usize = 10;
+pub(super) const GROUPS_MAX: usize = 10;
 /// Policies of one certificate.
 const POLICIES_MAX: usize = 10;
-/// A policy document, in characters that are not white space.
-const POLICY_DOCUMENT_LENGTH_MAX: usize = 2_048;
+/// Attributes that devices share, so that no thing should be named by them alone.
+const SHARED: [AttributeType; 4] = [
+    AttributeType::Country,
+    AttributeType::StateOrProvince,
+    AttributeType::Organization,
+    AttributeType::OrganizationalUnit,
+];
 
 /// The resources read so far.
 #[derive(Default)]
@@ -29,6 +41,7 @@ pub(super) struct Resources {
     things: Vec<Option<Thing>>,
     certificates: Vec<Option<CertificateStatus>>,
     policies: Vec<Option<PolicySource>>,
+    device_configuration: Vec<Property>,
 }
 
 impl Resources {
@@ -39,8 +52,25 @@ impl Resources {
         }
     }
 
+    /// Reads the `DeviceConfiguration` object: texts, and nothing nested.
+    pub(super) fn read_device_configuration(
+        &mut self,
+        node: &Node,
+        pointer: &str,
+        lint: &mut Lint,
+    ) {
+        for (name, node) in lint.object(node, pointer) {
+            let pointer = child(pointer, name);
+            let property = lint.property(node, Field::DeviceConfiguration, &pointer);
+            self.device_configuration.extend(property);
+        }
+    }
+
     fn resource(&mut self, node: &Node, pointer: &str, lint: &mut Lint) {
-        let members = lint.object(node, pointer);
+        let Node::Object(members) = node else {
+            lint.wrong_kind(node, "an object", pointer);
+            return;
+        };
         for (key, _) in members {
             if !matches!(key.as_str(), "Type" | "Properties" | "OverrideSettings") {
                 lint.fault(
@@ -51,8 +81,8 @@ impl Resources {
             }
         }
         let member = |name: &str| {
-            let found = members.iter().find(|(key, _)| key == name);
-            found.map(|(key, value)| (value, child(pointer, key)))
+            let found = node.member(name);
+            found.map(|value| (value, child(pointer, name)))
         };
         let empty = Node::Object(Vec::new());
         let (properties, properties_pointer) =
@@ -120,14 +150,32 @@ impl Resources {
                 format!("a certificate takes {POLICIES_MAX} policies, not {count}"),
             );
         }
+        if self.things.is_empty() {
+            lint.warn(
+                "template-no-thing",
+                at,
+                "no thing is made: the certificate alone is registered",
+            );
+        }
+        if self.policies.is_empty() {
+            lint.warn(
+                "template-no-policy",
+                at,
+                "no policy is attached: the device may not even connect until somebody attaches one",
+            );
+        }
+        let policies: Vec<PolicySource> = self.policies.into_iter().collect::<Option<_>>()?;
+        may_connect(&policies, lint);
         Some(JitpTemplate {
             parameters,
             thing: match self.things.into_iter().next() {
                 Some(thing) => Some(thing?),
                 None => None,
             },
-            policies: self.policies.into_iter().collect::<Option<_>>()?,
+            policies,
             certificate_status: self.certificates.into_iter().next()??,
+            device_configuration: self.device_configuration,
+            warnings: Vec::new(),
         })
     }
 }
@@ -142,18 +190,16 @@ impl Properties<'_> {
     fn thing(&self, lint: &mut Lint) -> Option<Thing> {
         let mut name = None;
         let mut type_name = None;
-        let mut groups = Vec::new();
+        let mut groups = Some(Groups::Each(Vec::new()));
         let mut attributes = Vec::new();
         let mut billing_group = None;
         for (key, node) in self.members {
             let pointer = child(&self.pointer, key);
             match key.as_str() {
-                "ThingName" => name = lint.value(node, &constraint::THING_NAME, &pointer),
-                "ThingTypeName" => {
-                    type_name = lint.value(node, &constraint::THING_TYPE_NAME, &pointer);
-                }
+                "ThingName" => name = thing_name(node, &pointer, lint),
+                "ThingTypeName" => type_name = existing(node, Field::ThingTypeName, &pointer, lint),
                 "BillingGroup" => {
-                    billing_group = lint.value(node, &constraint::BILLING_GROUP_NAME, &pointer);
+                    billing_group = existing(node, Field::BillingGroupName, &pointer, lint);
                 }
                 "ThingGroups" => groups = thing_groups(node, &pointer, lint),
                 "AttributePayload" => {
@@ -177,7 +223,7 @@ impl Properties<'_> {
         Some(Thing {
             name: name?,
             type_name,
-            groups,
+            groups: groups?,
             attributes,
             billing_group,
         })
@@ -232,12 +278,10 @@ impl Properties<'_> {
             let pointer = child(&self.pointer, key);
             match key.as_str() {
                 "PolicyName" => {
-                    let name = lint.value(node, &constraint::POLICY_NAME, &pointer);
-                    policy = name.map(PolicySource::Name);
+                    policy = existing(node, Field::PolicyName, &pointer, lint);
                 }
                 "PolicyDocument" => {
-                    let document = policy_document(node, &pointer, lint);
-                    policy = document.map(PolicySource::Document);
+                    policy = document(node, &pointer, lint);
                 }
                 _ => lint.fault(
                     "template-resource-property",
@@ -253,7 +297,7 @@ impl Properties<'_> {
                 "a policy has exactly one of PolicyName and PolicyDocument",
             );
         }
-        policy
+        policy.map(PolicySource)
     }
 
     fn has(&self, name: &str) -> bool {
@@ -271,43 +315,114 @@ impl Properties<'_> {
     }
 }
 
-fn thing_groups(node: &Node, pointer: &str, lint: &mut Lint) -> Vec<Value> {
+/// The name of a thing must tell devices apart.
+fn thing_name(node: &Node, pointer: &str, lint: &mut Lint) -> Option<Property> {
+    let property = lint.property(node, Field::ThingName, pointer)?;
+    let sources = property.text.attribute_types();
+    if sources.is_empty() {
+        lint.fault(
+            "template-thing-name-constant",
+            pointer,
+            "every device would become this one thing",
+        );
+    } else if sources.iter().all(|kind| SHARED.contains(kind)) {
+        let names: Vec<&str> = sources.iter().map(|kind| kind.short_name()).collect();
+        lint.warn(
+            "template-thing-name-shared",
+            pointer,
+            format!(
+                "all devices with the same {} become one thing",
+                names.join(" and ")
+            ),
+        );
+    }
+    Some(property)
+}
+
+/// The name of something that the account must have already: for a name that comes from the
+/// subject, one for each value.
+fn existing(node: &Node, field: Field, pointer: &str, lint: &mut Lint) -> Option<Property> {
+    let property = lint.property(node, field, pointer)?;
+    for_each_value(&property.text.attribute_types(), pointer, lint);
+    Some(property)
+}
+
+fn for_each_value(sources: &BTreeSet<AttributeType>, pointer: &str, lint: &mut Lint) {
+    if sources.is_empty() {
+        return;
+    }
+    let names: Vec<&str> = sources.iter().map(|kind| kind.short_name()).collect();
+    lint.warn(
+        "template-exists-by-value",
+        pointer,
+        format!(
+            "for each value of {} one of this name must exist in the account; else the device is \
+             not provisioned",
+            names.join(" and ")
+        ),
+    );
+}
+
+fn thing_groups(node: &Node, pointer: &str, lint: &mut Lint) -> Option<Groups> {
     let Node::Array(items) = node else {
-        lint.wrong_kind(node, "an array", pointer);
-        return Vec::new();
+        return computed_groups(node, pointer, lint);
     };
-    if items.len() > GROUPS_MAX {
-        let count = items.len();
+    group_count(items.len(), pointer, lint);
+    let mut groups = Vec::new();
+    for (position, item) in items.iter().enumerate() {
+        let pointer = format!("{pointer}/{position}");
+        groups.push(existing(item, Field::ThingGroupName, &pointer, lint));
+    }
+    groups.into_iter().collect::<Option<_>>().map(Groups::Each)
+}
+
+fn computed_groups(node: &Node, pointer: &str, lint: &mut Lint) -> Option<Groups> {
+    let list = function::list(node, pointer, lint)?;
+    if !list.attribute_types().is_empty() {
+        for_each_value(&list.attribute_types(), pointer, lint);
+        return Some(Groups::Computed(pointer.to_owned(), list));
+    }
+    let names = lint.constant_list(&list, pointer)?;
+    group_count(names.len(), pointer, lint);
+    let mut groups = Vec::new();
+    for name in names {
+        lint.literal(&name, Field::ThingGroupName, pointer);
+        groups.push(Property {
+            pointer: pointer.to_owned(),
+            field: Field::ThingGroupName,
+            text: Text::Literal(name),
+        });
+    }
+    Some(Groups::Each(groups))
+}
+
+fn group_count(count: usize, pointer: &str, lint: &mut Lint) {
+    if count > GROUPS_MAX {
         lint.fault(
             "template-group-count",
             pointer,
             format!("a thing joins {GROUPS_MAX} groups at most, not {count}"),
         );
     }
-    let group = |(position, item): (usize, &Node)| {
-        let pointer = format!("{pointer}/{position}");
-        lint.value(item, &constraint::THING_GROUP_NAME, &pointer)
-    };
-    items.iter().enumerate().filter_map(group).collect()
 }
 
-fn attribute_payload(node: &Node, pointer: &str, lint: &mut Lint) -> Vec<(String, Value)> {
-    if lint.intrinsic_function(node, pointer) {
-        return Vec::new();
-    }
+fn attribute_payload(node: &Node, pointer: &str, lint: &mut Lint) -> Vec<(String, Property)> {
     let mut attributes = Vec::new();
     for (name, node) in lint.object(node, pointer) {
         let pointer = child(pointer, name);
-        if name == "Ref" {
+        if name == "Ref" || name.starts_with("Fn::") {
             lint.fault(
                 "template-value",
                 &pointer,
-                "an attribute cannot be called Ref, and the whole payload cannot be a reference",
+                format!(
+                    "an attribute cannot be called {name}, and the whole payload can be neither a \
+                     reference nor a function"
+                ),
             );
             continue;
         }
-        lint.literal(name, &constraint::ATTRIBUTE_NAME, &pointer);
-        if let Some(value) = lint.value(node, &constraint::ATTRIBUTE_VALUE, &pointer) {
+        lint.literal(name, Field::AttributeName, &pointer);
+        if let Some(value) = lint.property(node, Field::AttributeValue, &pointer) {
             attributes.push((name.clone(), value));
         }
     }
@@ -342,15 +457,23 @@ fn certificate_id_fault(pointer: &str, lint: &mut Lint) {
 }
 
 fn certificate_status(node: &Node, pointer: &str, lint: &mut Lint) -> Option<CertificateStatus> {
-    let status = match node {
-        Node::String(text) if text.eq_ignore_ascii_case("ACTIVE") => CertificateStatus::Active,
-        Node::String(text) if text.eq_ignore_ascii_case("INACTIVE") => CertificateStatus::Inactive,
+    match node {
+        Node::String(text) if text.eq_ignore_ascii_case("ACTIVE") => {
+            Some(CertificateStatus::Active)
+        }
+        Node::String(text) if text.eq_ignore_ascii_case("INACTIVE") => {
+            lint.warn(
+                "template-certificate-inactive",
+                pointer,
+                "no device can connect until somebody activates its certificate",
+            );
+            Some(CertificateStatus::Inactive)
+        }
         _ => {
             certificate_status_fault(pointer, lint);
-            return None;
+            None
         }
-    };
-    Some(status)
+    }
 }
 
 fn certificate_status_fault(pointer: &str, lint: &mut Lint) {
@@ -361,50 +484,46 @@ fn certificate_status_fault(pointer: &str, lint: &mut Lint) {
     );
 }
 
-/// The document's text.
-fn policy_document(node: &Node, pointer: &str, lint: &mut Lint) -> Option<String> {
-    let text = match node {
-        Node::String(text) => text,
-        other => {
-            let expected = "the policy as one escaped JSON string";
-            lint.wrong_kind(other, expected, pointer);
-            return None;
-        }
-    };
-    match Node::parse(text) {
-        Ok(document @ Node::Object(_)) => {
-            if !document.duplicate_keys("").is_empty() {
-                lint.fault(
-                    "template-duplicate-key",
-                    pointer,
-                    format!(
-                        "keys that stand more than once inside the policy: {}",
-                        document.duplicate_keys("").join(" ")
-                    ),
-                );
-            }
-        }
-        Ok(other) => lint.fault(
-            "template-policy-document",
-            pointer,
-            format!("a policy is a JSON object, not {}", other.kind()),
-        ),
-        Err(fault) => lint.fault(
-            "template-policy-document",
-            pointer,
-            format!("the policy is no JSON: {fault}"),
-        ),
+fn document(node: &Node, pointer: &str, lint: &mut Lint) -> Option<Property> {
+    if matches!(node, Node::Object(_)) && function::call(node).is_none() && !is_reference(node) {
+        let expected = "the policy as one escaped JSON string";
+        lint.wrong_kind(node, expected, pointer);
+        return None;
     }
-    let length = text.chars().filter(|c| !c.is_whitespace()).count();
-    if length > POLICY_DOCUMENT_LENGTH_MAX {
-        lint.fault(
-            "template-policy-document-length",
+    let property = lint.property(node, Field::PolicyDocument, pointer)?;
+    let literal = property.text.literal();
+    if literal.is_some_and(|document| document.contains(hazard::SUBJECT_VARIABLE)) {
+        lint.warn(
+            "template-policy-variable",
             pointer,
-            format!(
-                "the policy has {length} characters without white space; AWS IoT takes \
-                 {POLICY_DOCUMENT_LENGTH_MAX}"
-            ),
+            "the policy depends on the subject: AWS IoT does not substitute a value with * $ + ? \
+             or #, and puts a backslash before , \" \\ + = < > and ;",
         );
     }
-    Some(text.clone())
+    Some(property)
+}
+
+fn is_reference(node: &Node) -> bool {
+    node.member("Ref").is_some()
+}
+
+/// A device whose policies all stand here must be allowed to connect by one of them.
+fn may_connect(policies: &[PolicySource], lint: &mut Lint) {
+    let denied = |PolicySource(property): &PolicySource| {
+        property.field == Field::PolicyDocument
+            && property
+                .text
+                .literal()
+                .is_some_and(|document| !policy_document::allows_connect(document))
+    };
+    if let Some(PolicySource(first)) = policies.first()
+        && policies.iter().all(denied)
+    {
+        lint.warn(
+            "template-policy-connect",
+            &first.pointer,
+            "no policy allows iot:Connect: the device is provisioned, and refused at every \
+             connection",
+        );
+    }
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use crate::pki::Violation;
+use crate::pki::jitp::Finding;
 use crate::pki::jitp::json::Node;
 use crate::pki::jitp::json::child;
 
@@ -14,8 +14,8 @@ const TEXT_LENGTH_MAX: usize = 128 * 1024;
 const ROLE_ARN_LENGTH: std::ops::RangeInclusive<usize> = 20..=2048;
 
 /// The body itself, or the unescaped `templateBody` of a registration config; and what is wrong
-/// around it. Without a body there is at least one violation.
-pub(super) fn template_body(text: &str) -> (Option<Cow<'_, str>>, Vec<Violation>) {
+/// around it. Without a body there is at least one finding.
+pub(super) fn template_body(text: &str) -> (Option<Cow<'_, str>>, Vec<Finding>) {
     if text.len() > TEXT_LENGTH_MAX {
         let detail = format!(
             "the text has {} octets; no template needs more than {TEXT_LENGTH_MAX}",
@@ -38,7 +38,7 @@ fn is_registration_config(members: &[(String, Node)]) -> bool {
     members.iter().any(|(key, _)| is_its_own(key))
 }
 
-fn registration_config(members: Vec<(String, Node)>) -> (Option<String>, Vec<Violation>) {
+fn registration_config(members: Vec<(String, Node)>) -> (Option<String>, Vec<Finding>) {
     let mut body = None;
     let mut faults = Vec::new();
     let mut refuse = |key: &str, detail: String| {
@@ -89,10 +89,10 @@ fn registration_config(members: Vec<(String, Node)>) -> (Option<String>, Vec<Vio
     (body, faults)
 }
 
-fn fault(rule: &'static str, pointer: &str, detail: String) -> Violation {
-    Violation {
+fn fault(rule: &'static str, pointer: &str, detail: String) -> Finding {
+    Finding {
         rule,
-        attribute: Some(pointer.to_owned()),
+        pointer: pointer.to_owned(),
         detail,
     }
 }

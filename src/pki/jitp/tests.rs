@@ -7,6 +7,7 @@ use super::*;
 const LIGHTBULB: &str = include_str!("../../../tests/data/jitp-lightbulb.json");
 const WORKSHOP: &str = include_str!("../../../tests/data/jitp-workshop.json");
 const REGISTRATION_CONFIG: &str = include_str!("../../../tests/data/jitp-registration-config.json");
+const BAD_TEMPLATES: &str = include_str!("../../../tests/data/jitp/bad_templates.json");
 const BAD_SUBJECTS: &str = include_str!("../../../tests/data/bad_subjects.json");
 
 fn subject(values: &[(AttributeType, &str)]) -> Subject {
@@ -24,12 +25,14 @@ fn lamp() -> Subject {
     ])
 }
 
-/// (rule, attribute) of each fault.
+/// (rule, pointer) of each error.
 fn faults(text: &str) -> Vec<(&'static str, String)> {
-    let TemplateFault(violations) = JitpTemplate::parse(text).unwrap_err();
-    assert!(!violations.is_empty());
-    let pair = |violation: Violation| (violation.rule, violation.attribute.unwrap());
-    violations.into_iter().map(pair).collect()
+    let TemplateFault(errors) = JitpTemplate::parse(text).unwrap_err();
+    assert!(!errors.is_empty());
+    errors
+        .into_iter()
+        .map(|found| (found.rule, found.pointer))
+        .collect()
 }
 
 /// The lightbulb template with one spot changed.
@@ -123,266 +126,74 @@ fn a_registration_config_without_role_or_with_an_unescaped_body_is_refused_with_
     }
 }
 
+#[derive(serde::Deserialize)]
+struct BadTemplate {
+    name: String,
+    base: String,
+    replace: String,
+    with: String,
+    rule: String,
+    pointer: String,
+}
+
+/// The table is used over the command line and over HTTP too.
 #[test]
-#[expect(clippy::too_many_lines, reason = "it is a table")]
-fn a_template_broken_in_one_place_is_refused_by_that_rule_at_that_place() {
+fn each_bad_template_has_the_one_fault_that_it_names() {
+    let rows: Vec<BadTemplate> = serde_json::from_str(BAD_TEMPLATES).unwrap();
+    assert!(rows.len() >= 60);
+    let mut wrong = Vec::new();
+    for row in &rows {
+        let base = match row.base.as_str() {
+            "lightbulb" => LIGHTBULB,
+            _ => WORKSHOP,
+        };
+        assert_eq!(base.matches(&row.replace).count(), 1, "{}", row.name);
+        let found = faults(&base.replace(&row.replace, &row.with));
+        if found != [(row.rule.as_str(), row.pointer.clone())] {
+            wrong.push(format!("{}: {found:?}", row.name));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What there is to say about the two templates that AWS publishes, and nothing more.
+#[test]
+fn the_published_templates_have_no_error_and_exactly_these_warnings() {
+    let warnings = |text: &str| -> Vec<(&'static str, String)> {
+        let (template, report) = JitpTemplate::lint(text);
+        assert_eq!(report.errors, []);
+        assert_eq!(template.unwrap().warnings(), report.warnings);
+        let warnings = report.warnings.into_iter();
+        warnings.map(|found| (found.rule, found.pointer)).collect()
+    };
     let thing = "/Resources/thing/Properties";
-    let table: &[(&str, &str, &str, String)] = &[
+    let lightbulb = [
         (
-            r#""AWS::IoT::Certificate::CommonName": {"#,
-            r#""AWS::IoT::Certificate::Locality": { "Type": "String" }, "AWS::IoT::Certificate::CommonName": {"#,
-            "template-parameter-name",
-            "/Parameters/AWS::IoT::Certificate::Locality".to_owned(),
-        ),
-        (
-            r#""Parameters": {"#,
-            r#""Parameters": { "AWS::IoT::Certificate::StateName": { "Type": "Number" },"#,
-            "template-parameter-type",
-            "/Parameters/AWS::IoT::Certificate::StateName/Type".to_owned(),
-        ),
-        (
-            r#""Parameters": {"#,
-            r#""Parameters": { "AWS::IoT::Certificate::StateName": { "Default": "WA" },"#,
-            "template-parameter-type",
-            "/Parameters/AWS::IoT::Certificate::StateName".to_owned(),
-        ),
-        (
-            r#""Parameters": {"#,
-            r#""Parameters": { "AWS::IoT::Certificate::StateName": { "Type": "String", "NoEcho": "x" },"#,
-            "template-parameter-member",
-            "/Parameters/AWS::IoT::Certificate::StateName/NoEcho".to_owned(),
-        ),
-        (
-            r#""Ref": "AWS::IoT::Certificate::SerialNumber""#,
-            r#""Ref": "AWS::IoT::Certificate::Organization""#,
-            "template-ref-undeclared",
+            "template-serial-number",
             format!("{thing}/AttributePayload/serialNumber/Ref"),
         ),
+        ("template-exists-by-value", format!("{thing}/ThingGroups/1")),
         (
-            r#""Ref": "AWS::IoT::Certificate::SerialNumber""#,
-            r#""Ref": "certificate""#,
-            "template-ref-undeclared",
-            format!("{thing}/AttributePayload/serialNumber/Ref"),
-        ),
-        (
-            r#""Ref": "AWS::IoT::Certificate::SerialNumber""#,
-            r#""Ref": "AWS::IoT::Certificate::Id""#,
-            "template-certificate-id",
-            format!("{thing}/AttributePayload/serialNumber"),
-        ),
-        (
-            r#""Ref": "AWS::IoT::Certificate::Id""#,
-            r#""Ref": "AWS::IoT::Certificate::CommonName""#,
-            "template-certificate-id",
-            "/Resources/certificate/Properties/CertificateId".to_owned(),
-        ),
-        (
-            r#""CertificateId": {"#,
-            r#""CertificatePem": {"#,
-            "template-certificate-id",
-            "/Resources/certificate/Properties".to_owned(),
-        ),
-        (
-            r#""CertificateId": {"#,
-            r#""CertificatePem": "x", "CertificateId": {"#,
-            "template-resource-property",
-            "/Resources/certificate/Properties/CertificatePem".to_owned(),
-        ),
-        (
-            r#""ACTIVE""#,
-            r#""PENDING_ACTIVATION""#,
-            "template-certificate-status",
-            "/Resources/certificate/Properties/Status".to_owned(),
-        ),
-        (
-            r#""Status": "ACTIVE""#,
-            r#""Status": null"#,
-            "template-certificate-status",
-            "/Resources/certificate/Properties/Status".to_owned(),
-        ),
-        (
-            r#""Type": "AWS::IoT::Certificate""#,
-            r#""Type": "AWS::IoT::Role""#,
-            "template-certificate-count",
-            "/Resources".to_owned(),
-        ),
-        (
-            r#""Type": "AWS::IoT::Certificate""#,
-            r#""Type": "AWS::IoT::Role""#,
-            "template-resource-type",
-            "/Resources/certificate".to_owned(),
-        ),
-        (
-            r#""policy": {"#,
-            r#""second": { "Type": "AWS::IoT::Certificate", "Properties": { "CertificateId": { "Ref": "AWS::IoT::Certificate::Id" }, "Status": "Active" } }, "policy": {"#,
-            "template-certificate-count",
-            "/Resources".to_owned(),
-        ),
-        (
-            r#""policy": {"#,
-            r#""second": { "Type": "AWS::IoT::Thing", "Properties": { "ThingName": "x" } }, "policy": {"#,
-            "template-thing-count",
-            "/Resources".to_owned(),
-        ),
-        (
-            r#""ThingTypeName": "lightBulb-versionA","#,
-            r#""ThingTypeName": "lightBulb versionA","#,
-            "thing-type-name-pattern",
-            format!("{thing}/ThingTypeName"),
-        ),
-        (
-            r#""v1-lightbulbs""#,
-            r#""""#,
-            "thing-group-name-length",
-            format!("{thing}/ThingGroups/0"),
-        ),
-        (
-            r#""v1-lightbulbs""#,
-            r#""v1.lightbulbs""#,
-            "thing-group-name-pattern",
-            format!("{thing}/ThingGroups/0"),
-        ),
-        (
-            r#""v1-lightbulbs""#,
-            r#""1","2","3","4","5","6","7","8","9","10""#,
-            "template-group-count",
-            format!("{thing}/ThingGroups"),
-        ),
-        (
-            r#""version": "v1""#,
-            r#""ver sion/": "v1""#,
-            "thing-attribute-name-pattern",
-            format!("{thing}/AttributePayload/ver sion~1"),
-        ),
-        (
-            r#""version": "v1""#,
-            r#""version": "v 1""#,
-            "thing-attribute-value-pattern",
-            format!("{thing}/AttributePayload/version"),
-        ),
-        (
-            r#""version": "v1""#,
-            r#""version": 1"#,
-            "template-value",
-            format!("{thing}/AttributePayload/version"),
-        ),
-        (
-            r#""version": "v1""#,
-            r#""Ref": "AWS::IoT::Certificate::Country""#,
-            "template-value",
-            format!("{thing}/AttributePayload/Ref"),
-        ),
-        (
-            r#""version": "v1""#,
-            r#""version": { "Fn::Join": ["", ["a", "b"]] }"#,
-            "template-undocumented",
-            format!("{thing}/AttributePayload/version/Fn::Join"),
-        ),
-        (
-            r#""version": "v1""#,
-            r#""version": "v1", "version": "v2""#,
-            "template-duplicate-key",
-            format!("{thing}/AttributePayload/version"),
-        ),
-        (
-            r#""ThingTypeName": "lightBulb-versionA","#,
-            r#""BillingGroup": "a b","#,
-            "billing-group-name-pattern",
-            format!("{thing}/BillingGroup"),
-        ),
-        (
-            r#""ThingTypeName": "lightBulb-versionA","#,
-            r#""PackageVersions": {},"#,
-            "template-resource-property",
-            format!("{thing}/PackageVersions"),
-        ),
-        (
-            r#""ThingName": {"#,
-            r#""Name": {"#,
-            "template-property-missing",
-            thing.to_owned(),
-        ),
-        (
-            r#""AttributePayload": "MERGE""#,
-            r#""ATTRIBUTE_PAYLOAD": "MERGE""#,
-            "template-override-key",
-            "/Resources/thing/OverrideSettings/ATTRIBUTE_PAYLOAD".to_owned(),
-        ),
-        (
-            r#""ThingTypeName": "REPLACE""#,
-            r#""ThingTypeName": "MERGE""#,
-            "template-override-value",
-            "/Resources/thing/OverrideSettings/ThingTypeName".to_owned(),
-        ),
-        (
-            r#""Type": "AWS::IoT::Policy","#,
-            r#""Type": "AWS::IoT::Policy", "OverrideSettings": { "PolicyName": "FAIL" },"#,
-            "template-override-key",
-            "/Resources/policy/OverrideSettings/PolicyName".to_owned(),
-        ),
-        (
-            r#""Type": "AWS::IoT::Policy","#,
-            r#""Type": "AWS::IoT::Policy", "DependsOn": "thing","#,
-            "template-resource-member",
-            "/Resources/policy/DependsOn".to_owned(),
-        ),
-        (
-            r#""PolicyDocument": "#,
-            r#""PolicyName": "x", "PolicyDocument": "#,
-            "template-policy-source",
-            "/Resources/policy/Properties".to_owned(),
-        ),
-        (
-            r#""PolicyDocument": "{ "#,
-            r#""PolicyDocument": "{{ "#,
-            "template-policy-document",
+            "template-policy-connect",
             "/Resources/policy/Properties/PolicyDocument".to_owned(),
-        ),
-        (
-            r#""PolicyDocument": "{ "#,
-            r#""PolicyDocument": "{ \"Version\": \"2008-10-17\", "#,
-            "template-duplicate-key",
-            "/Resources/policy/Properties/PolicyDocument".to_owned(),
-        ),
-        (
-            r#""Parameters": {"#,
-            r#""Mappings": {}, "Parameters": {"#,
-            "template-undocumented",
-            "/Mappings".to_owned(),
-        ),
-        (
-            r#""Parameters": {"#,
-            r#""DeviceConfiguration": {}, "Parameters": {"#,
-            "template-undocumented",
-            "/DeviceConfiguration".to_owned(),
-        ),
-        (
-            r#""Parameters": {"#,
-            r#""Description": "x", "Parameters": {"#,
-            "template-member",
-            "/Description".to_owned(),
         ),
     ];
-    for (from, to, rule, pointer) in table {
-        let found = faults(&broken(from, to));
-        assert!(
-            found.contains(&(rule, pointer.clone())),
-            "{to}: {rule} {pointer} is not in {found:?}"
-        );
-    }
+    assert_eq!(warnings(LIGHTBULB), lightbulb);
+    assert_eq!(warnings(REGISTRATION_CONFIG), lightbulb);
+    assert_eq!(warnings(WORKSHOP), []);
 }
 
 #[test]
 fn a_template_with_faults_in_many_places_is_told_all_of_them() {
     let text = broken(r#""ACTIVE""#, r#""BROKEN""#)
         .replace("v1-lightbulbs", "v1 lightbulbs")
-        .replace(r#""version": "v1""#, r#""version": {"Fn::Sub": "x"}"#)
+        .replace(r#""version": "v1""#, r#""version": {"Fn::If": "x"}"#)
         .replace("\"MERGE\"", "\"KEEP\"");
     let rules: Vec<_> = faults(&text).into_iter().map(|(rule, _)| rule).collect();
     assert_eq!(
         rules,
         [
-            "template-undocumented",
+            "template-function-unknown",
             "thing-group-name-pattern",
             "template-override-value",
             "template-certificate-status"

@@ -1,7 +1,10 @@
 //! A profile's TOML, read with all its faults.
 
 use super::Profile;
+use super::SubjectRules;
+use crate::pki::jitp::Finding;
 use crate::pki::jitp::JitpTemplate;
+use crate::pki::jitp::TemplateFault;
 use crate::pki::key_policy::KeyAlgorithm;
 use crate::pki::name::AttributeType;
 use crate::pki::name::Subject;
@@ -31,6 +34,8 @@ struct RawProfile {
     #[serde(default = "certificate_length_max")]
     certificate_length_max: usize,
     jitp_template: Option<String>,
+    #[serde(default)]
+    jitp_undocumented: bool,
     validity: RawValidity,
     subject: RawSubject,
 }
@@ -73,7 +78,29 @@ pub(super) fn parse(
     toml: &str,
     template: Option<&str>,
 ) -> Result<Profile, Vec<String>> {
-    let raw: RawProfile = toml::from_str(toml).map_err(|error| vec![error.to_string()])?;
+    let raw = read(toml)?;
+    complete(name, toml, &raw, template)
+}
+
+/// See [`SubjectRules::parse`].
+pub(super) fn parse_subject_rules(name: &str, toml: &str) -> Result<SubjectRules, Vec<String>> {
+    let raw = RawProfile {
+        jitp_template: None,
+        ..read(toml)?
+    };
+    complete(name, toml, &raw, None).map(|profile| profile.subject_rules())
+}
+
+fn read(toml: &str) -> Result<RawProfile, Vec<String>> {
+    toml::from_str(toml).map_err(|error| vec![error.to_string()])
+}
+
+fn complete(
+    name: &str,
+    toml: &str,
+    raw: &RawProfile,
+    template: Option<&str>,
+) -> Result<Profile, Vec<String>> {
     let mut faults = Vec::new();
     for (what, text) in [("name", name), ("issuer", &raw.issuer), ("slot", &raw.slot)] {
         if !is_label(text) {
@@ -93,7 +120,7 @@ pub(super) fn parse(
     }
     let key_algorithms = key_algorithms(&raw.key_algorithms, &mut faults);
     let validity = validity(&raw.validity, &mut faults);
-    let subject = SubjectRules::parse(&raw.subject, &mut faults);
+    let subject = Subjects::parse(&raw.subject, &mut faults);
     let device_identity =
         attribute("device_identity", &raw.device_identity, &mut faults).filter(|kind| {
             let required = subject.required.contains(kind);
@@ -102,29 +129,35 @@ pub(super) fn parse(
             }
             required
         });
-    let jitp = jitp(
-        raw.jitp_template.as_deref(),
-        template,
-        &subject,
-        &mut faults,
-    );
-    match (device_identity, validity) {
-        (Some(device_identity), Some(validity)) if faults.is_empty() => Ok(Profile {
-            name: name.to_owned(),
-            issuer: raw.issuer,
-            device_identity,
-            slot: raw.slot,
-            key_algorithms,
-            validity,
-            backdate_seconds: raw.validity.backdate_seconds,
-            certificate_length_max: raw.certificate_length_max,
-            required: subject.required,
-            optional: subject.optional,
-            fixed: subject.fixed,
-            jitp,
-            sha256: sha256(toml, template),
-        }),
-        _ => Err(faults),
+    let jitp = jitp(raw.jitp_template.as_deref(), template, &mut faults);
+    let (Some(device_identity), Some(validity)) = (device_identity, validity) else {
+        return Err(faults);
+    };
+    let profile = Profile {
+        name: name.to_owned(),
+        issuer: raw.issuer.clone(),
+        device_identity,
+        slot: raw.slot.clone(),
+        key_algorithms,
+        validity,
+        backdate_seconds: raw.validity.backdate_seconds,
+        certificate_length_max: raw.certificate_length_max,
+        required: subject.required,
+        optional: subject.optional,
+        fixed: subject.fixed,
+        jitp,
+        jitp_undocumented: raw.jitp_undocumented,
+        sha256: sha256(toml, template),
+    };
+    if let Some(template) = &profile.jitp {
+        let report = profile.subject_rules().lint(template);
+        let told = |finding: &Finding| format!("jitp_template: {finding}");
+        faults.extend(report.errors.iter().map(told));
+    }
+    if faults.is_empty() {
+        Ok(profile)
+    } else {
+        Err(faults)
     }
 }
 
@@ -181,13 +214,13 @@ fn attribute(place: &str, name: &str, faults: &mut Vec<String>) -> Option<Attrib
     kind
 }
 
-struct SubjectRules {
+struct Subjects {
     required: Vec<AttributeType>,
     optional: Vec<AttributeType>,
     fixed: BTreeMap<AttributeType, String>,
 }
 
-impl SubjectRules {
+impl Subjects {
     /// Every attribute in one place and once; fixed values well-formed.
     fn parse(raw: &RawSubject, faults: &mut Vec<String>) -> Self {
         let mut seen = Vec::new();
@@ -227,20 +260,10 @@ impl SubjectRules {
         }
         rules
     }
-
-    fn always_has(&self, kind: AttributeType) -> bool {
-        self.required.contains(&kind) || self.fixed.contains_key(&kind)
-    }
 }
 
-/// The template, if it and the profile fit: AWS IoT refuses a device whose certificate lacks any
-/// parameter that the template declares.
-fn jitp(
-    path: Option<&str>,
-    text: Option<&str>,
-    subject: &SubjectRules,
-    faults: &mut Vec<String>,
-) -> Option<JitpTemplate> {
+/// The template that a profile names.
+fn jitp(path: Option<&str>, text: Option<&str>, faults: &mut Vec<String>) -> Option<JitpTemplate> {
     let (path, text) = match (path, text) {
         (None, None) => return None,
         (Some(path), Some(text)) => (path, text),
@@ -260,22 +283,10 @@ fn jitp(
         ));
     }
     match JitpTemplate::parse(text) {
-        Ok(template) => {
-            for kind in template.parameters() {
-                if !subject.always_has(*kind) {
-                    let name = kind.short_name();
-                    faults.push(format!(
-                        "jitp_template: {path} declares {name}, which the profile neither requires nor fixes"
-                    ));
-                }
-            }
-            Some(template)
-        }
-        Err(fault) => {
-            faults.extend(fault.0.into_iter().map(|violation| {
-                let place = violation.attribute.unwrap_or_default();
-                format!("jitp_template: {path} {place}: {}", violation.detail)
-            }));
+        Ok(template) => Some(template),
+        Err(TemplateFault(found)) => {
+            let told = |finding: &Finding| format!("jitp_template: {path}: {finding}");
+            faults.extend(found.iter().map(told));
             None
         }
     }
