@@ -9,6 +9,7 @@ pub mod config;
 pub mod dev;
 pub mod doctor;
 pub mod issuer;
+pub mod jitp;
 pub mod migrate;
 pub mod serve;
 
@@ -67,6 +68,9 @@ enum Command {
     /// Device certificates, through a running service.
     #[command(subcommand)]
     Cert(cert::CertCommand),
+    /// AWS IoT provisioning templates.
+    #[command(subcommand)]
+    Jitp(jitp::JitpCommand),
     /// Measure.
     #[command(subcommand)]
     Benchmark(benchmark::BenchmarkCommand),
@@ -124,6 +128,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Config(command) => config::run(&global, &command),
         Command::Issuer(command) => issuer::run(&global, &command),
         Command::Cert(command) => cert::run(&global, &command),
+        Command::Jitp(command) => jitp::run(&global, &command),
         Command::Benchmark(command) => benchmark::run(&global, &command),
     };
     match outcome {

@@ -356,7 +356,8 @@ fn pairs(given: &[String]) -> Result<BTreeMap<String, String>, Failure> {
         .collect()
 }
 
-fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+/// A file, or standard input for `-`.
+pub(super) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     if path == Path::new("-") {
         let mut input = Vec::new();
         std::io::stdin().read_to_end(&mut input)?;

@@ -3,7 +3,6 @@
 pub mod search;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::time::{Duration, Instant};
 
 use actix_web::HttpMessage;
@@ -13,8 +12,7 @@ use actix_web::http::header;
 use actix_web::http::header::HeaderMap;
 use actix_web::web::{Bytes, Data, Path};
 use chrono::{DateTime, SecondsFormat, Utc};
-use serde::de::{Error as _, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::ca::Ca;
@@ -32,6 +30,7 @@ use crate::http::problem::Slug;
 use crate::http::problem::internal;
 use crate::pki::hex;
 use crate::pki::issuer::Issuer;
+use crate::pki::name::each_name_once;
 use crate::pki::pem;
 use crate::pki::serial::SerialNumber;
 
@@ -55,36 +54,6 @@ struct IssueBody {
     subject: Option<BTreeMap<String, String>>,
     /// Work order.
     order: Option<String>,
-}
-
-/// A subject that names an attribute twice says two things: it is refused, not merged.
-fn each_name_once<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<BTreeMap<String, String>>, D::Error> {
-    struct Names;
-    impl<'de> Visitor<'de> for Names {
-        type Value = Option<BTreeMap<String, String>>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("subject attributes, each once")
-        }
-
-        fn visit_unit<E>(self) -> Result<Self::Value, E> {
-            Ok(None)
-        }
-
-        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-            let mut values = BTreeMap::new();
-            while let Some((name, value)) = map.next_entry::<String, String>()? {
-                if values.contains_key(&name) {
-                    return Err(A::Error::custom(format!("duplicate field `{name}`")));
-                }
-                values.insert(name, value);
-            }
-            Ok(Some(values))
-        }
-    }
-    deserializer.deserialize_any(Names)
 }
 
 /// Parameters of an issue request whose body is the bare certification request.
@@ -218,7 +187,8 @@ pub async fn show(
     Ok(form.write(&mut HttpResponse::Ok(), &record, issuer(&ca, &record)))
 }
 
-fn not_here() -> Problem {
+/// No certificate, or none that the principal may see.
+pub fn not_here() -> Problem {
     Problem::new(
         Slug::NotFound,
         "no certificate with this serial number that you may see",
@@ -294,6 +264,7 @@ fn command(request: &HttpRequest, deadline: Instant) -> Result<IssueRequest, Pro
     })
 }
 
+/// The request's body, once.
 pub(super) fn body(request: &HttpRequest) -> Result<Bytes, Problem> {
     let taken = request.extensions_mut().remove::<Body>();
     taken.ok_or_else(|| internal("the body was not taken"))?.0

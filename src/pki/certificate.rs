@@ -1,9 +1,16 @@
 //! `SignedCertificate`: assembled, and verified against the issuer's key.
 
+use super::Violation;
 use super::key_policy::SubjectPublicKeyInfo;
+use super::name;
+use super::name::AttributeType;
+use super::pem;
 use super::tbs::TbsCertificate;
 use super::tlv;
+use der::Decode;
 use openssl::sha;
+use std::collections::BTreeMap;
+use x509_cert::Certificate;
 
 /// A signature in X.509 form (ECDSA: DER `ECDSA-Sig-Value`; RSA: the block).
 #[derive(Clone, Debug)]
@@ -40,6 +47,35 @@ impl SignedCertificate {
     pub fn sha256(&self) -> &[u8; 32] {
         &self.sha256
     }
+}
+
+/// Why a certificate's subject cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum SubjectFault {
+    /// Neither PEM nor DER of a certificate.
+    #[error("no certificate: {0}")]
+    Malformed(String),
+    /// The subject is not one that this service gives.
+    #[error("the certificate's subject is not one that this service would give")]
+    Subject(Vec<Violation>),
+}
+
+/// The subject attributes of any certificate, PEM (the first of several) or DER; nothing else of
+/// it is looked at.
+pub fn subject_of(certificate: &[u8]) -> Result<BTreeMap<AttributeType, String>, SubjectFault> {
+    let malformed = |why: String| SubjectFault::Malformed(why);
+    let der = match std::str::from_utf8(certificate) {
+        Ok(text) if text.trim_start().starts_with("-----BEGIN") => {
+            let blocks = pem::blocks(text).map_err(|fault| malformed(fault.to_string()))?;
+            let mut certificates = blocks.into_iter();
+            let found = certificates.find(|block| block.label == "CERTIFICATE");
+            let missing = || malformed("no CERTIFICATE block".to_owned());
+            found.ok_or_else(missing)?.der
+        }
+        _ => certificate.to_owned(),
+    };
+    let certificate = Certificate::from_der(&der).map_err(|fault| malformed(fault.to_string()))?;
+    name::attributes_of(certificate.tbs_certificate().subject()).map_err(SubjectFault::Subject)
 }
 
 /// `SIGNED{}` of X.509: the octets, the algorithm of the key, the signature, once it verified.

@@ -1,5 +1,9 @@
 //! Subject names: attribute types, lengths, string types (RFC 5280 appendix A, X.520).
 
+mod requested;
+
+pub use requested::each_name_once;
+
 use super::Violation;
 use super::tlv;
 use der::Tag;

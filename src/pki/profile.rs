@@ -1,5 +1,6 @@
 //! `Profile`: what a certificate of one kind looks like, and who may have one.
 
+pub mod evaluation;
 mod file;
 mod template;
 
@@ -136,6 +137,22 @@ impl Refusal {
             Self::SubjectInvalid(_) => "subject-invalid",
             Self::SubjectMismatch(_) => "subject-mismatch",
             Self::JitpViolation(_) => "jitp-violation",
+        }
+    }
+
+    /// Everything that is wrong, at least one thing.
+    #[must_use]
+    pub fn into_violations(self) -> Vec<Violation> {
+        match self {
+            Self::KeyType(detail) => vec![Violation {
+                rule: "key-type",
+                attribute: None,
+                detail,
+            }],
+            Self::ExtensionNotAllowed(violations)
+            | Self::SubjectInvalid(violations)
+            | Self::SubjectMismatch(violations)
+            | Self::JitpViolation(violations) => violations,
         }
     }
 }
