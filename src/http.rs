@@ -4,6 +4,7 @@ pub mod body;
 pub mod certificates;
 pub mod documents;
 pub mod issuers;
+pub mod jitp;
 pub mod middleware;
 pub mod ops;
 pub mod principal;
@@ -41,6 +42,16 @@ pub fn api(config: &mut ServiceConfig) {
         .service(
             web::resource("/v1/issuers/{name}/verification-certificates")
                 .route(web::post().to(issuers::verification::issue))
+                .default_service(web::to(|| ready(not_allowed("POST")))),
+        )
+        .service(
+            web::resource("/v1/jitp/lint")
+                .route(web::post().to(jitp::lint))
+                .default_service(web::to(|| ready(not_allowed("POST")))),
+        )
+        .service(
+            web::resource("/v1/jitp/evaluate")
+                .route(web::post().to(jitp::evaluate))
                 .default_service(web::to(|| ready(not_allowed("POST")))),
         )
         .service(readable("/problems/{slug}").route(web::get().to(documents::problem_page)))
@@ -95,8 +106,10 @@ fn not_allowed(allow: &'static str) -> Result<HttpResponse, Problem> {
         issuers::certificate,
         issuers::chain,
         issuers::verification::issue,
+        jitp::lint,
+        jitp::evaluate,
         documents::problem_page
     ),
-    tags((name = "certificates"), (name = "public"))
+    tags((name = "certificates"), (name = "public"), (name = "jitp"))
 )]
 pub struct Api;

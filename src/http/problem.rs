@@ -82,6 +82,7 @@ slugs! {
     SubjectMismatch = "subject-mismatch", UNPROCESSABLE_ENTITY, "Two sources of the subject differ";
     ExtensionNotAllowed = "extension-not-allowed", UNPROCESSABLE_ENTITY, "The certification request asks for an extension the profile does not give";
     JitpViolation = "jitp-violation", UNPROCESSABLE_ENTITY, "AWS IoT would refuse the device";
+    TemplateInvalid = "template-invalid", UNPROCESSABLE_ENTITY, "The provisioning template is not valid";
     Validity = "validity", UNPROCESSABLE_ENTITY, "The validity cannot be given";
     IdempotencyKeyReused = "idempotency-key-reused", UNPROCESSABLE_ENTITY, "The idempotency key was used for another request";
     PrivateKeySubmitted = "private-key-submitted", UNPROCESSABLE_ENTITY, "The request contains a private key";

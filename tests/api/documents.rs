@@ -36,6 +36,8 @@ fn openapi_lists_the_routes_and_docs_show_it_offline() {
         "/v1/issuers/{name}/certificate.pem",
         "/v1/issuers/{name}/chain.pem",
         "/v1/issuers/{name}/verification-certificates",
+        "/v1/jitp/lint",
+        "/v1/jitp/evaluate",
     ] {
         assert!(paths.contains(path), "{path}");
     }

@@ -15,6 +15,7 @@ mod support;
 
 mod documents;
 mod issue;
+mod jitp;
 mod principals;
 mod refusals;
 mod search;

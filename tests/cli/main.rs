@@ -19,6 +19,7 @@ mod config;
 mod dev;
 mod help;
 mod issuer;
+mod jitp;
 mod secrets;
 mod verification;
 

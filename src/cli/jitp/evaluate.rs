@@ -24,6 +24,7 @@ use crate::pki::certificate::SubjectFault;
 use crate::pki::certificate::subject_of;
 use crate::pki::jitp::Policy;
 use crate::pki::jitp::Provisioning;
+use crate::pki::jitp::UNDOCUMENTED;
 use crate::pki::name::AttributeType;
 use crate::pki::profile::evaluation::Basis;
 use crate::pki::profile::evaluation::Evaluation;
@@ -88,8 +89,9 @@ pub fn run(global: &Global, arguments: &EvaluateArguments) -> Outcome {
         let missing = anyhow!("the profile names no template");
         return Err(Failure::new(Failure::NOT_FOUND, missing));
     };
-    for warning in template.warnings() {
-        eprintln!("warning: {warning}");
+    let doubts = template.warnings().iter();
+    for doubt in doubts.filter(|doubt| doubt.rule == UNDOCUMENTED) {
+        eprintln!("warning: {doubt}");
     }
     if let Some(path) = &arguments.which.devices {
         return devices::run(global, path, &arguments.list, basis);
@@ -102,7 +104,9 @@ pub fn run(global: &Global, arguments: &EvaluateArguments) -> Outcome {
         },
     };
     if global.json {
-        crate::cli::print_json(&evaluation)?;
+        let mut answer = serde_json::to_value(&evaluation)?;
+        answer["template_warnings"] = serde_json::to_value(template.warnings())?;
+        crate::cli::print_json(&answer)?;
     } else {
         print(&evaluation);
     }

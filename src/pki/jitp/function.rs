@@ -252,15 +252,14 @@ fn key(
 
 /// `Fn::Sub`: a template text, alone or with variables of its own. `${!name}` stands for `${name}`.
 fn substitute(node: &Node, at: &str, lint: &mut Lint) -> Option<Text> {
-    let (template, own, pointer) = match node {
-        Node::String(template) => (template.as_str(), &[][..], at.to_owned()),
-        _ => {
-            let [template, own] =
-                arguments(node, "a text, or [text, {variable: value}]", at, lint)?;
-            let pointer = format!("{at}/0");
-            let template = literal(template, "the text", &pointer, lint)?;
-            (template, lint.object(own, &format!("{at}/1")), pointer)
-        }
+    let (template, own, pointer) = if let Node::String(template) = node {
+        (template.as_str(), &[][..], at.to_owned())
+    } else {
+        let form = "a text, or [text, {variable: value}]";
+        let [template, own] = arguments(node, form, at, lint)?;
+        let pointer = format!("{at}/0");
+        let template = literal(template, "the text", &pointer, lint)?;
+        (template, lint.object(own, &format!("{at}/1")), pointer)
     };
     let mut variables = Vec::new();
     for (name, node) in own {

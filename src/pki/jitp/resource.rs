@@ -377,12 +377,12 @@ fn thing_groups(node: &Node, pointer: &str, lint: &mut Lint) -> Option<Groups> {
 }
 
 fn computed_groups(node: &Node, pointer: &str, lint: &mut Lint) -> Option<Groups> {
-    let list = function::list(node, pointer, lint)?;
-    if !list.attribute_types().is_empty() {
-        for_each_value(&list.attribute_types(), pointer, lint);
-        return Some(Groups::Computed(pointer.to_owned(), list));
+    let names = function::list(node, pointer, lint)?;
+    if !names.attribute_types().is_empty() {
+        for_each_value(&names.attribute_types(), pointer, lint);
+        return Some(Groups::Computed(pointer.to_owned(), names));
     }
-    let names = lint.constant_list(&list, pointer)?;
+    let names = lint.constant_list(&names, pointer)?;
     group_count(names.len(), pointer, lint);
     let mut groups = Vec::new();
     for name in names {

@@ -201,6 +201,284 @@ fn a_template_with_faults_in_many_places_is_told_all_of_them() {
     );
 }
 
+/// The workshop's template with another thing name and mappings.
+fn named(thing_name: &str) -> String {
+    let name =
+        "\"ThingName\": {\n          \"Ref\": \"AWS::IoT::Certificate::CommonName\"\n        }";
+    assert!(WORKSHOP.contains(name));
+    let mappings =
+        r#"{ "Mappings": { "Sites": { "DE": { "hall": "berlin", "lines": ["l1", "l2"] } } },"#;
+    WORKSHOP
+        .replace(name, &format!("\"ThingName\": {thing_name}"))
+        .replacen('{', mappings, 1)
+}
+
+#[test]
+fn functions_make_what_aws_documents_for_fleet_templates() {
+    for (call, expected) in [
+        (r#"{"Fn::Join":["-",["x",CN,C]]}"#, "x-lamp-000001-DE"),
+        (r#"{"Fn::Join":["",[CN]]}"#, "lamp-000001"),
+        (
+            r#"{"Fn::Join":["_",{"Fn::Split":["-",CN]}]}"#,
+            "lamp_000001",
+        ),
+        (r#"{"Fn::Select":[1,{"Fn::Split":["-",CN]}]}"#, "000001"),
+        (r#"{"Fn::Select":["0",[CN,"x"]]}"#, "lamp-000001"),
+        (
+            r#"{"Fn::Select":[1,{"Fn::Split":["000",{"Fn::Join":["",[CN,"b"]]}]}]}"#,
+            "001b",
+        ),
+        (
+            r#"{"Fn::Join":["-",[{"Fn::FindInMap":["Sites",C,"hall"]},CN]]}"#,
+            "berlin-lamp-000001",
+        ),
+        (
+            r#"{"Fn::Join":["-",[{"Fn::Select":[1,{"Fn::FindInMap":["Sites",C,"lines"]}]},CN]]}"#,
+            "l2-lamp-000001",
+        ),
+        (
+            r#"{"Fn::Sub":"a-${AWS::IoT::Certificate::CommonName}"}"#,
+            "a-lamp-000001",
+        ),
+        (
+            r#"{"Fn::Sub":["${x}:${x}-${AWS::IoT::Certificate::Country}",{"x":CN}]}"#,
+            "lamp-000001:lamp-000001-DE",
+        ),
+    ] {
+        let call = call
+            .replace("CN", r#"{"Ref":"AWS::IoT::Certificate::CommonName"}"#)
+            .replace(",C", r#",{"Ref":"AWS::IoT::Certificate::Country"}"#);
+        let template = JitpTemplate::parse(&named(&call)).unwrap();
+        let provisioning = template.evaluate(&lamp()).unwrap();
+        assert_eq!(provisioning.thing_name.as_deref(), Some(expected), "{call}");
+        let functions = call.matches("Fn::").count();
+        let told = template
+            .warnings()
+            .iter()
+            .filter(|w| w.rule == UNDOCUMENTED);
+        assert_eq!(
+            told.count(),
+            functions + 1,
+            "each function and Mappings: {call}"
+        );
+    }
+}
+
+#[test]
+fn a_function_that_has_no_value_for_a_subject_refuses_the_subject() {
+    for (call, detail) in [
+        (
+            r#"{"Fn::Select":[2,{"Fn::Split":["-",CN]}]}"#,
+            "index 2 of a list of 2",
+        ),
+        (r#"{"Fn::Select":[CN,["a","b"]]}"#, "is no index"),
+        (r#"{"Fn::FindInMap":["Sites",CN,"hall"]}"#, "Sites has no"),
+        (
+            r#"{"Fn::Join":["",[CN,{"Fn::FindInMap":["Sites","DE","lines"]}]]}"#,
+            "is a list",
+        ),
+        (
+            r#"{"Fn::Join":["",{"Fn::FindInMap":["Sites",{"Fn::Join":["",["DE"]]},{"Fn::Sub":"${AWS::IoT::Certificate::Country}"}]}]}"#,
+            "Sites has no",
+        ),
+    ] {
+        let call = call.replace("CN", r#"{"Ref":"AWS::IoT::Certificate::CommonName"}"#);
+        let violations = JitpTemplate::parse(&named(&call))
+            .unwrap()
+            .evaluate(&lamp())
+            .unwrap_err();
+        assert_eq!(violations.len(), 1, "{violations:?}");
+        assert_eq!(violations[0].rule, "jitp-function");
+        assert!(violations[0].detail.contains(detail), "{violations:?}");
+    }
+}
+
+/// Each level doubles the one below: 2^60 without a bound, and as many evaluations if a variable
+/// were evaluated at each of its places.
+#[test]
+fn functions_that_grow_end_at_once() {
+    for leaf in [
+        r#"{"Ref":"AWS::IoT::Certificate::CommonName"}"#,
+        r#"{"Fn::Select":[0,{"Fn::Split":["l",{"Ref":"AWS::IoT::Certificate::CommonName"}]}]}"#,
+    ] {
+        let mut call = leaf.to_owned();
+        for _ in 0..30 {
+            call = format!(r#"{{"Fn::Sub":["${{v}}${{v}}${{v}}${{v}}",{{"v":{call}}}]}}"#);
+        }
+        let template = JitpTemplate::parse(&named(&call)).unwrap();
+        let violations = template.evaluate(&lamp()).unwrap_err();
+        assert!(
+            matches!(violations[0].rule, "jitp-function" | "thing-name-length"),
+            "{violations:?}"
+        );
+    }
+}
+
+#[test]
+fn groups_and_a_policy_may_come_out_of_functions_and_are_checked_for_each_subject() {
+    let text = WORKSHOP
+        .replace(
+            "[\n          \"bulk-group\"\n        ]",
+            r#"{"Fn::Split":["-",{"Ref":"AWS::IoT::Certificate::CommonName"}]}"#,
+        )
+        .replace(
+            r#""PolicyName": "FactoryDevicePolicy""#,
+            r#""PolicyDocument": {"Fn::Join":["",["{\"a\":\"",{"Ref":"AWS::IoT::Certificate::CommonName"},"\"}"]]}"#,
+        );
+    let template = JitpTemplate::parse(&text).unwrap();
+    let provisioning = template.evaluate(&lamp()).unwrap();
+    assert_eq!(provisioning.groups, ["lamp", "000001"]);
+    let document = r#"{"a":"lamp-000001"}"#.to_owned();
+    assert_eq!(provisioning.policies, [Policy::Document(document)]);
+    let rules = |name: &str| -> Vec<&'static str> {
+        let subject = subject(&[
+            (AttributeType::CommonName, name),
+            (AttributeType::Country, "DE"),
+        ]);
+        let violations = template.evaluate(&subject).unwrap_err();
+        violations.iter().map(|violation| violation.rule).collect()
+    };
+    assert_eq!(rules("a-1-2-3-4-5-6-7-8-9-10"), ["thing-group-count"]);
+    assert_eq!(rules("a--b"), ["thing-group-name-length"]);
+    assert_eq!(
+        rules("a\"b"),
+        [
+            "template-policy-document",
+            "thing-name-pattern",
+            "thing-group-name-pattern"
+        ]
+    );
+}
+
+#[test]
+fn each_doubt_is_a_warning_at_its_place() {
+    let thing = "/Resources/thing/Properties";
+    let policy = "/Resources/policy/Properties";
+    for (from, to, rule, pointer) in [
+        (
+            r#""Parameters": {"#,
+            r#""Parameters": { "AWS::IoT::Certificate::StateName": { "Type": "String" },"#,
+            "template-parameter-unused",
+            "/Parameters/AWS::IoT::Certificate::StateName".to_owned(),
+        ),
+        (
+            "\"AWS::IoT::Certificate::Country\": {\n      \"Type\": \"String\"",
+            "\"AWS::IoT::Certificate::Country\": {\n      \"Type\": \"String\", \"Default\": \"DE\"",
+            "template-default",
+            "/Parameters/AWS::IoT::Certificate::Country/Default".to_owned(),
+        ),
+        (
+            r#""Status": "ACTIVE""#,
+            r#""Status": "inactive""#,
+            "template-certificate-inactive",
+            "/Resources/certificate/Properties/Status".to_owned(),
+        ),
+        (
+            r#""Ref": "AWS::IoT::Certificate::CommonName""#,
+            r#""Fn::Sub": "${AWS::IoT::Certificate::CommonName}""#,
+            "template-undocumented",
+            format!("{thing}/ThingName/Fn::Sub"),
+        ),
+        (
+            r#""Parameters": {"#,
+            r#""DeviceConfiguration": {}, "Parameters": {"#,
+            "template-undocumented",
+            "/DeviceConfiguration".to_owned(),
+        ),
+        (
+            r#""PolicyName": "FactoryDevicePolicy""#,
+            r#""PolicyName": { "Ref": "AWS::IoT::Certificate::Country" }"#,
+            "template-exists-by-value",
+            format!("{policy}/PolicyName"),
+        ),
+        (
+            r#""PolicyName": "FactoryDevicePolicy""#,
+            r#""PolicyDocument": "{\"Statement\":{\"Effect\":\"Allow\",\"Action\":\"iot:*\",\"Resource\":\"arn:aws:iot:eu-west-1:1:client/${iot:Certificate.Subject.CommonName}\"}}""#,
+            "template-policy-variable",
+            format!("{policy}/PolicyDocument"),
+        ),
+        (
+            r#""PolicyName": "FactoryDevicePolicy""#,
+            r#""PolicyDocument": "{\"Statement\":[{\"Effect\":\"Deny\",\"Action\":\"iot:Connect\"},{\"Effect\":\"Allow\",\"Action\":[\"iot:Pub*\"]}]}""#,
+            "template-policy-connect",
+            format!("{policy}/PolicyDocument"),
+        ),
+    ] {
+        assert_eq!(WORKSHOP.matches(from).count(), 1, "{from}");
+        let (_, report) = JitpTemplate::lint(&WORKSHOP.replace(from, to));
+        assert_eq!(report.errors, [], "{to}");
+        let found: Vec<_> = report
+            .warnings
+            .iter()
+            .map(|w| (w.rule, w.pointer.clone()))
+            .collect();
+        assert_eq!(found, [(rule, pointer)], "{to}");
+    }
+    let text = WORKSHOP.replace(
+        "\"Ref\": \"AWS::IoT::Certificate::CommonName\"",
+        "\"Ref\": \"AWS::IoT::Certificate::Country\"",
+    );
+    let rules: Vec<_> = JitpTemplate::lint(&text)
+        .1
+        .warnings
+        .into_iter()
+        .map(|w| w.rule)
+        .collect();
+    assert_eq!(
+        rules,
+        ["template-thing-name-shared", "template-parameter-unused"]
+    );
+    let mut bare: serde_json::Value = serde_json::from_str(WORKSHOP).unwrap();
+    let resources = bare["Resources"].as_object_mut().unwrap();
+    resources.retain(|name, _| name == "certificate");
+    let rules: Vec<_> = JitpTemplate::lint(&bare.to_string())
+        .1
+        .warnings
+        .into_iter()
+        .map(|w| w.rule)
+        .collect();
+    assert_eq!(
+        rules,
+        [
+            "template-parameter-unused",
+            "template-parameter-unused",
+            "template-no-thing",
+            "template-no-policy"
+        ]
+    );
+}
+
+#[test]
+fn a_device_may_stumble_over_a_colon_and_over_characters_of_its_policy() {
+    let document = r#"{\"Statement\":{\"Effect\":\"Allow\",\"Action\":\"*\",\"Resource\":\"${iot:Certificate.Subject.Organization}\"}}"#;
+    let text = WORKSHOP.replace(
+        r#""PolicyName": "FactoryDevicePolicy""#,
+        &format!(r#""PolicyDocument": "{document}""#),
+    );
+    let template = JitpTemplate::parse(&text).unwrap();
+    let hazards = |name: &str, organization: &str| -> Vec<(&'static str, String)> {
+        let subject = subject(&[
+            (AttributeType::CommonName, name),
+            (AttributeType::Country, "DE"),
+            (AttributeType::Organization, organization),
+            (AttributeType::OrganizationalUnit, "a*b"),
+        ]);
+        let provisioning = template.evaluate(&subject).unwrap();
+        let hazards = template.hazards(&subject, &provisioning).into_iter();
+        hazards
+            .map(|hazard| (hazard.rule, hazard.attribute.unwrap()))
+            .collect()
+    };
+    assert_eq!(hazards("lamp-1", "Lamps GmbH"), []);
+    assert_eq!(
+        hazards("lamp:1", "Lamps"),
+        [("thing-name-greengrass", "CN".to_owned())]
+    );
+    let variable = [("policy-variable-characters", "O".to_owned())];
+    assert_eq!(hazards("lamp-1", "Lamps #1"), variable);
+    assert_eq!(hazards("lamp-1", "Lamps, Inc"), variable);
+}
+
 #[test]
 fn what_is_no_json_object_is_no_template() {
     for text in ["", "{", "null", "[]", "\"{}\"", "42"] {

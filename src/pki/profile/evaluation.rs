@@ -25,10 +25,8 @@ pub enum Basis<'a> {
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Evaluation {
     /// What AWS IoT would make of it.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub provisioning: Option<Provisioning>,
     /// Why it would not be issued, or not be provisioned.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub violations: Vec<Violation>,
     /// What it may stumble over although AWS IoT provisions it.
     pub warnings: Vec<Violation>,

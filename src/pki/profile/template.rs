@@ -301,3 +301,6 @@ fn variants(kind: AttributeType, template: &JitpTemplate) -> Vec<(Option<char>, 
     variants.extend(template.mapping_keys().into_iter().map(|key| (None, key)));
     variants
 }
+
+#[cfg(test)]
+mod tests;
