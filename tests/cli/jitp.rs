@@ -162,7 +162,7 @@ fn a_device_is_its_attributes_its_certificate_or_a_serial_number() {
 #[test]
 fn a_list_tells_each_failing_row_duplicates_too_and_counts_by_rule() {
     let csv = "\u{feff}CN,serialNumber,C\r\nlamp-1,S1,DE\r\n\"lamp,2\",S2,DE\r\nlamp-3,,DE\r\n\
-        lamp-1,S4,DE\r\nlamp-5,S5\r\nlamp-6,S6,de\r\nlamp-7,S7,DE\r\n";
+        lamp-1,S4,DE\r\nlamp-5,S5\r\nlamp-6,S6,de\r\n\r\nlamp-7,S7,\"DE\"\r\n";
     let (_dir, path) = file("devices.csv", csv);
     let list = |more: &[&str]| {
         let template = template("lightbulb");

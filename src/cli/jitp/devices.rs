@@ -259,13 +259,17 @@ fn csv(input: impl Read, list: &DeviceList, desk: &mut Desk<'_>) -> Outcome {
     let mut rows = ::csv::ReaderBuilder::new()
         .delimiter(delimiter)
         .flexible(true)
+        // Not CRLF: its LF would be counted with the next row's line.
+        .terminator(::csv::Terminator::Any(b'\n'))
         .from_reader(input);
     let columns = columns(rows.byte_headers()?, list)?;
     let mut record = ::csv::ByteRecord::new();
     while rows.read_byte_record(&mut record)? {
         since_row.set(0);
         let line = record.position().map_or(0, ::csv::Position::line);
-        desk.take(line, fields(&record, &columns))?;
+        if record.as_slice() != b"\r" {
+            desk.take(line, fields(&record, &columns))?;
+        }
     }
     Ok(())
 }
@@ -277,8 +281,9 @@ fn columns(
 ) -> Result<Vec<Option<AttributeType>>, Failure> {
     let usage = |what: String| Failure::new(2, anyhow!(what));
     let mut columns = Vec::new();
-    for name in header {
-        let name = String::from_utf8_lossy(name);
+    for (position, name) in header.iter().enumerate() {
+        let last = position + 1 == header.len();
+        let name = String::from_utf8_lossy(without_cr(name, last));
         let kind = AttributeType::from_short_name(&name);
         if kind.is_none() && !list.ignore_unknown {
             let known = AttributeType::ALL.map(AttributeType::short_name).join(", ");
@@ -307,7 +312,8 @@ fn fields(
         return Err(malformed(format!("{found} fields under {wanted} columns")));
     }
     let mut attributes = BTreeMap::new();
-    for (kind, field) in columns.iter().zip(record) {
+    for (position, (kind, field)) in columns.iter().zip(record).enumerate() {
+        let field = without_cr(field, position + 1 == columns.len());
         if let Some(kind) = kind.filter(|_| !field.is_empty()) {
             let text = std::str::from_utf8(field)
                 .map_err(|_| malformed(format!("{} is not UTF-8", kind.short_name())))?;
@@ -315,6 +321,14 @@ fn fields(
         }
     }
     Ok(attributes)
+}
+
+/// A line's last field without the CR of a CRLF.
+fn without_cr(field: &[u8], last: bool) -> &[u8] {
+    match field.strip_suffix(b"\r") {
+        Some(stripped) if last => stripped,
+        _ => field,
+    }
 }
 
 fn ndjson(input: impl Read, list: &DeviceList, desk: &mut Desk<'_>) -> Outcome {
