@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use actix_web::HttpMessage;
 use actix_web::HttpRequest;
 use actix_web::http::header;
+use actix_web::web;
 use actix_web::web::{Data, Json};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,7 @@ use crate::http::principal::Authenticated;
 use crate::http::problem::Problem;
 use crate::http::problem::ProblemBody;
 use crate::http::problem::Slug;
+use crate::http::problem::internal;
 use crate::pki::Violation;
 use crate::pki::certificate::SubjectFault;
 use crate::pki::certificate::subject_of;
@@ -117,11 +119,14 @@ pub async fn lint(
     ca: Data<Ca>,
 ) -> Result<Json<Report>, Problem> {
     let body: LintBody = json(&request)?;
-    let profile = body
-        .profile
-        .as_deref()
-        .map(|name| profile(&ca, name))
-        .transpose()?;
+    // Thousands of subjects are tried: not on a thread that other requests wait for.
+    let report = web::block(move || report(&body, &ca)).await;
+    report.map_err(internal)?.map(Json)
+}
+
+fn report(body: &LintBody, ca: &Ca) -> Result<Report, Problem> {
+    let profile = body.profile.as_deref();
+    let profile = profile.map(|name| find_profile(ca, name)).transpose()?;
     let (template, mut report) = match (&body.template, profile) {
         (Some(text), _) => JitpTemplate::lint(text),
         (None, Some(profile)) => {
@@ -138,7 +143,7 @@ pub async fn lint(
     if let (Some(template), Some(profile)) = (&template, profile) {
         report.extend(profile.subject_rules().lint(template));
     }
-    Ok(Json(report))
+    Ok(report)
 }
 
 /// Evaluate one device. A device that would be refused is an answer, not a problem.
@@ -161,7 +166,7 @@ pub async fn evaluate(
             template = JitpTemplate::parse(text)?;
             Basis::Template(&template)
         }
-        (None, Some(name)) => Basis::Profile(profile(&ca, name)?),
+        (None, Some(name)) => Basis::Profile(find_profile(&ca, name)?),
         _ => return Err(invalid("exactly one of template and profile is needed")),
     };
     let template = match basis {
@@ -226,7 +231,7 @@ async fn attributes(
     }
 }
 
-fn profile<'a>(ca: &'a Ca, name: &str) -> Result<&'a Profile, Problem> {
+fn find_profile<'a>(ca: &'a Ca, name: &str) -> Result<&'a Profile, Problem> {
     ca.profiles.get(name).map(AsRef::as_ref).ok_or_else(|| {
         Problem::new(
             Slug::UnknownProfile,

@@ -282,8 +282,8 @@ fn columns(
     let usage = |what: String| Failure::new(2, anyhow!(what));
     let mut columns = Vec::new();
     for (position, name) in header.iter().enumerate() {
-        let last = position + 1 == header.len();
-        let name = String::from_utf8_lossy(without_cr(name, last));
+        let ends_line = position + 1 == header.len();
+        let name = String::from_utf8_lossy(without_cr(name, ends_line));
         let kind = AttributeType::from_short_name(&name);
         if kind.is_none() && !list.ignore_unknown {
             let known = AttributeType::ALL.map(AttributeType::short_name).join(", ");
@@ -324,9 +324,9 @@ fn fields(
 }
 
 /// A line's last field without the CR of a CRLF.
-fn without_cr(field: &[u8], last: bool) -> &[u8] {
+fn without_cr(field: &[u8], ends_line: bool) -> &[u8] {
     match field.strip_suffix(b"\r") {
-        Some(stripped) if last => stripped,
+        Some(stripped) if ends_line => stripped,
         _ => field,
     }
 }

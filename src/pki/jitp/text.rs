@@ -14,7 +14,7 @@ use crate::pki::name::AttributeType;
 use crate::pki::name::Subject;
 
 /// Longest text in octets that a function may make: more than any field takes.
-pub(super) const LENGTH_MAX: usize = 16 * 1024;
+pub(super) const LENGTH_MAX: usize = 8 * 1024;
 
 /// Where a text comes from.
 #[derive(Clone, Debug)]

@@ -16,6 +16,9 @@ use crate::pki::jitp::UNDOCUMENTED;
 use crate::pki::name::AttributeType;
 use crate::pki::name::Subject;
 
+/// Subjects tried at most. A template that only copies and joins needs 700.
+const SAMPLES_MAX: usize = 4_096;
+
 /// See [`SubjectRules::lint`].
 pub(super) fn lint(rules: &SubjectRules, template: &JitpTemplate) -> Report {
     let mut report = Report::default();
@@ -113,9 +116,13 @@ fn subjects(rules: &SubjectRules, template: &JitpTemplate, report: &mut Report) 
             let known = refused.iter_mut().find(|known| {
                 known.refusal.pointer == refusal.pointer
                     && known.refusal.violation.rule == refusal.violation.rule
-                    && known.varied == sample.varied
+                    && (known.varied == sample.varied
+                        || known.varied.is_none()
+                        || sample.varied.is_none())
             });
             match known {
+                // What the plainest subject breaks is not the varied attribute's fault.
+                Some(known) if known.varied.is_none() => {}
                 Some(known) => known.others.extend(sample.character),
                 None => refused.push(Refused {
                     refusal,
@@ -216,6 +223,9 @@ fn samples(rules: &SubjectRules, template: &JitpTemplate) -> Option<Vec<Sample>>
     }];
     let mut longest = plain.clone();
     for kind in &free {
+        longest.insert(*kind, "A".repeat(kind.length_max()));
+    }
+    for kind in &free {
         for (character, value) in variants(*kind, template) {
             let mut values = plain.clone();
             values.insert(*kind, value);
@@ -225,8 +235,8 @@ fn samples(rules: &SubjectRules, template: &JitpTemplate) -> Option<Vec<Sample>>
                 character,
             }));
         }
-        longest.insert(*kind, "A".repeat(kind.length_max()));
     }
+    samples.truncate(SAMPLES_MAX - 1);
     samples.extend(admitted(&longest).map(|subject| Sample {
         subject,
         varied: None,
@@ -250,8 +260,13 @@ fn plainest(
         Some(template.refusals(&subject).len())
     };
     let mut refusals = count(&values)?;
+    let keys = template.mapping_keys();
     for kind in free {
-        for key in template.mapping_keys() {
+        for key in keys
+            .iter()
+            .take(SAMPLES_MAX / AttributeType::ALL.len())
+            .cloned()
+        {
             let mut other = values.clone();
             other.insert(*kind, key);
             if let Some(fewer) = count(&other).filter(|fewer| *fewer < refusals) {
