@@ -1,7 +1,7 @@
 //! A list of devices, row by row: what the shift's first refusal would be, the evening before.
 //!
-//! Memory is bounded whatever the list's length: a row at a time, the first failures, and twenty-odd
-//! octets a thing name to find duplicates, for [`ROWS_MAX`] rows at most.
+//! Memory is bounded whatever the list's length: a row at a time, the first failures, and at most 80
+//! octets a thing name to find duplicates, for ten million rows at most.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
