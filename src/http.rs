@@ -2,6 +2,7 @@
 
 pub mod body;
 pub mod certificates;
+pub mod devices;
 pub mod documents;
 pub mod issuers;
 pub mod jitp;
@@ -32,6 +33,7 @@ pub fn api(config: &mut ServiceConfig) {
         .service(
             readable("/v1/certificates/{serial_number}").route(web::get().to(certificates::show)),
         )
+        .service(readable("/v1/devices/{certificate_id}").route(web::get().to(devices::show)))
         .service(readable("/v1/profiles").route(web::get().to(issuers::profiles)))
         .service(readable("/v1/issuers").route(web::get().to(issuers::list)))
         .service(
@@ -101,6 +103,7 @@ fn not_allowed(allow: &'static str) -> Result<HttpResponse, Problem> {
         certificates::issue,
         certificates::search::search,
         certificates::show,
+        devices::show,
         issuers::profiles,
         issuers::list,
         issuers::certificate,

@@ -85,6 +85,8 @@ pub struct CertificateBody {
     station: String,
     /// Work order.
     order: Option<String>,
+    /// Device identity: the value of the attribute that the profile names.
+    device: String,
     /// Subject attributes by short name.
     subject: BTreeMap<&'static str, String>,
     /// The thing AWS IoT makes of the device at its first connection.
@@ -375,6 +377,7 @@ impl CertificateBody {
             issuer: intent.issuer.clone(),
             station: intent.principal.clone(),
             order: intent.order.clone(),
+            device: intent.device.clone(),
             subject: intent
                 .subject
                 .iter()
@@ -383,9 +386,7 @@ impl CertificateBody {
             thing_name: intent.thing_name.clone(),
             not_before: rfc3339(intent.validity.not_before),
             not_after: rfc3339(intent.validity.not_after),
-            issued_at: record
-                .issued_at
-                .to_rfc3339_opts(SecondsFormat::Millis, true),
+            issued_at: rfc3339_millis(record.issued_at),
             status: record.status.as_str(),
             log_index: record.log_index,
         }
@@ -401,10 +402,17 @@ fn issuer<'a>(ca: &'a Ca, record: &CertificateRecord) -> Option<&'a Issuer> {
     ca.issuers.get(&record.intent.issuer).map(AsRef::as_ref)
 }
 
+/// To the second.
 pub(super) fn rfc3339(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
+/// To the millisecond.
+pub(super) fn rfc3339_millis(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+/// Who asks and about what, for the log line.
 pub(super) fn note(request: &HttpRequest, principal: &Principal, serial: &str) {
     request.extensions_mut().insert(LogFields {
         station: principal.name.clone(),

@@ -31,6 +31,7 @@ fn openapi_lists_the_routes_and_docs_show_it_offline() {
     for path in [
         "/v1/certificates",
         "/v1/certificates/{serial_number}",
+        "/v1/devices/{certificate_id}",
         "/v1/profiles",
         "/v1/issuers",
         "/v1/issuers/{name}/certificate.pem",
