@@ -9,6 +9,7 @@ pub const PAGES: &[(&str, &str)] = &[
     ("jitp", include_str!("manual/jitp.md")),
     ("threat-model", include_str!("manual/threat-model.md")),
     ("decisions", include_str!("manual/decisions.md")),
+    ("aws-roads", include_str!("manual/aws-roads.md")),
     ("problems", PROBLEMS),
 ];
 
@@ -26,6 +27,9 @@ pub mod threat_model {}
 
 #[doc = include_str!("manual/decisions.md")]
 pub mod decisions {}
+
+#[doc = include_str!("manual/aws-roads.md")]
+pub mod aws_roads {}
 
 #[doc = include_str!("manual/problems.md")]
 pub mod problems {}

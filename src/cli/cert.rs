@@ -1,4 +1,6 @@
-//! `cert issue|show|list|verify`: what a line tool or an engineer does, through the service.
+//! `cert issue|show|list|export|verify`: what a line tool or an engineer does, through the service.
+
+pub mod export;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -32,6 +34,8 @@ pub enum CertCommand {
     Show(ShowArguments),
     /// Search, newest first.
     List(ListArguments),
+    /// Write what AWS IoT's provisioning roads take: an allow-list, bulk registration, certificates without a CA.
+    Export(export::ExportArguments),
     /// Verify a device certificate against its issuer, offline.
     Verify(VerifyArguments),
 }
@@ -111,6 +115,7 @@ pub fn run(global: &Global, command: &CertCommand) -> Outcome {
         CertCommand::Issue(arguments) => issue(global, arguments),
         CertCommand::Show(arguments) => show(global, arguments),
         CertCommand::List(arguments) => list(global, arguments),
+        CertCommand::Export(arguments) => export::run(global, arguments),
         CertCommand::Verify(arguments) => verify(global, arguments),
     }
 }
@@ -278,16 +283,18 @@ pub(super) fn ask(
     if global.json {
         crate::cli::print_json(&problem)?;
     }
-    let code = match answer.status.as_u16() {
+    Err(refused(answer.status.as_u16(), &problem))
+}
+
+/// The service's problem as this command's failure.
+fn refused(status: u16, problem: &Value) -> Failure {
+    let code = match status {
         404 => Failure::NOT_FOUND,
         503 => Failure::DEPENDENCY,
         500.. => 1,
         _ => Failure::REFUSED,
     };
-    Err(Failure::new(
-        code,
-        anyhow!("{}", describe(&problem, answer.status.as_u16())),
-    ))
+    Failure::new(code, anyhow!("{}", describe(problem, status)))
 }
 
 fn describe(problem: &Value, status: u16) -> String {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use http_body_util::{BodyExt, Full};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::{HeaderMap, Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
@@ -56,6 +56,31 @@ pub struct Answer {
     pub headers: HeaderMap,
     /// Body.
     pub body: Bytes,
+}
+
+/// An answer whose body is still coming.
+pub struct Stream {
+    /// HTTP status.
+    pub status: StatusCode,
+    body: Incoming,
+}
+
+impl Stream {
+    /// The next octets; `None` at the body's proper end. A body that breaks off is an error.
+    pub async fn next(&mut self) -> anyhow::Result<Option<Bytes>> {
+        loop {
+            let frame = tokio::time::timeout(TIMEOUT, self.body.frame())
+                .await
+                .context("the service stopped answering")?;
+            match frame {
+                None => return Ok(None),
+                Some(frame) => match frame.context("the answer broke off")?.into_data() {
+                    Ok(data) => return Ok(Some(data)),
+                    Err(_trailers) => {}
+                },
+            }
+        }
+    }
 }
 
 /// Makes connections to one service.
@@ -159,14 +184,7 @@ impl Connection {
         headers: &[(&str, &str)],
         body: Bytes,
     ) -> anyhow::Result<Answer> {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", &self.authority);
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let request = request.body(Full::new(body))?;
+        let request = self.request(method, path, headers, body)?;
         let exchange = async {
             self.sender.ready().await?;
             let (head, body) = self.sender.send_request(request).await?.into_parts();
@@ -180,5 +198,39 @@ impl Connection {
         tokio::time::timeout(TIMEOUT, exchange)
             .await
             .context("the service did not answer in time")?
+    }
+
+    /// Asks for something long: the answer's body is taken piece by piece.
+    pub async fn stream(&mut self, path: &str, accept: &str) -> anyhow::Result<Stream> {
+        let headers = [("accept", accept)];
+        let request = self.request(Method::GET, path, &headers, Bytes::new())?;
+        let exchange = async {
+            self.sender.ready().await?;
+            let (head, body) = self.sender.send_request(request).await?.into_parts();
+            anyhow::Ok(Stream {
+                status: head.status,
+                body,
+            })
+        };
+        tokio::time::timeout(TIMEOUT, exchange)
+            .await
+            .context("the service did not answer in time")?
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> anyhow::Result<Request<Full<Bytes>>> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", &self.authority);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        Ok(request.body(Full::new(body))?)
     }
 }

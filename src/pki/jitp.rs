@@ -19,6 +19,7 @@ mod hazard;
 mod json;
 mod lint;
 mod mapping;
+pub mod names;
 mod override_settings;
 mod parameter;
 mod policy_document;

@@ -17,6 +17,7 @@ mod benchmark;
 mod cert;
 mod config;
 mod dev;
+mod export;
 mod help;
 mod issuer;
 mod jitp;
