@@ -278,6 +278,8 @@ class Ministack:
             "GATEWAY_PORT": str(self.port),
             "IOT_MTLS_PORT": str(self.mqtt),
             "LAMBDA_EXECUTOR": "local",
+            # IAM and IoT policies are looked at, as on AWS.
+            "AUTH": "true",
             "HOME": str(self.folder),
             "PATH": f"{TOOLS}:{os.environ['PATH']}",
         }

@@ -42,6 +42,8 @@ class Installation(unittest.TestCase):
         for name, file in (("client.pem", "clients/operator.pem"), ("client.key", "clients/operator.key"), ("service-ca.pem", "tls/ca.pem")):
             shutil.copy(support.WORLD / file, cls.folder / name)
         cls.follow("", "create-secret")
+        where = {"LocationConstraint": support.REGION}
+        client("s3").create_bucket(Bucket=f"certfactory-{Ministack.ACCOUNT}", CreateBucketConfiguration=where)
 
     @classmethod
     def tearDownClass(cls):
@@ -80,17 +82,22 @@ class Installation(unittest.TestCase):
 
     def test_1_a_device_is_dropped_registered_just_in_time_and_let_in(self):
         self.follow("jitr", "create-topic-rule", CA_CERTIFICATE_ID=self.ca_certificate_id)
+        # AWS judges AttachPolicy by the certificate it names, ministack by nothing: `*`.
+        statement = {"Effect": "Allow", "Action": "iot:AttachPolicy", "Resource": "*"}
+        document = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+        client("iam").put_role_policy(RoleName="certfactory-jitr", PolicyName="ministack", PolicyDocument=document)
         device = Device()
         self.assertFalse(self.connects(device), "the first connection is closed")
         self.wait(lambda: self.status(device), "ACTIVE")
         self.assertTrue(self.connects(device), "the second is not")
+        elsewhere = ("-t", "devices/another/hello", "-m", "hello")
+        self.assertNotEqual(self.mosquitto("mosquitto_pub", device, *elsewhere, check=False).returncode, 0)
         arn = self.iot.list_thing_principals(thingName=device.name)["principals"][0]
         self.assertEqual([p["policyName"] for p in self.iot.list_attached_policies(target=arn)["policies"]], ["FactoryDevicePolicy"])
         # A list that does not have the device yet, as the README says to install it; then one that has.
         late = Device()
         function = {"FunctionName": "certfactory-jitr"}
         s3 = client("s3")
-        s3.create_bucket(Bucket=f"certfactory-{Ministack.ACCOUNT}", CreateBucketConfiguration={"LocationConstraint": support.REGION})
         variables = re.search(r"`Variables=\{(.*?)\}`", (support.ROADS / "jitr/README.md").read_text(), re.S)[1]
         variables = dict(pair.split("=") for pair in variables.replace("$ACCOUNT", Ministack.ACCOUNT).replace("\n", "").split(","))
         header = certfactory("cert", "export", "--format", "allow-list", "--filter", "cn=nobody").stdout
@@ -126,17 +133,16 @@ class Installation(unittest.TestCase):
             ACCOUNT=Ministack.ACCOUNT, CERTFACTORY_URL=support.URL, CLAIM=name)  # fmt: skip
         # ministack signs as AWS does without a provider, so the hook goes by serial number and list.
         device = Device()
-        bucket = f"fleet-{Ministack.ACCOUNT}"
+        bucket = f"certfactory-{Ministack.ACCOUNT}"
         listed = certfactory("cert", "export", "--format", "allow-list", "--filter", f"cn={device.name}").stdout
-        client("s3").create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": support.REGION})
-        client("s3").put_object(Bucket=bucket, Key="allow-list.csv", Body=listed)
+        client("s3").put_object(Bucket=bucket, Key="fleet.csv", Body=listed)
         client("lambda").update_function_configuration(
             FunctionName="certfactory-fleet-hook",
             Environment={
                 "Variables": {
                     "SOURCE": "s3",
                     "ALLOW_LIST_BUCKET": bucket,
-                    "ALLOW_LIST_KEY": "allow-list.csv",
+                    "ALLOW_LIST_KEY": "fleet.csv",
                     "ALLOW_LIST_COLUMN": "device",
                     "KEY_PARAMETER": "SerialNumber",
                     "CLAIM_PROFILE": "workshop",
@@ -145,6 +151,15 @@ class Installation(unittest.TestCase):
                 }
             },
         )
+        # A claim cannot have AWS make keys. Here it must, because ministack takes no CSR.
+        with self.assertRaisesRegex(AssertionError, "connection was lost"):
+            self.provision(claim, device.name, "accepted")
+        arn = f"arn:aws:iot:{support.REGION}:{Ministack.ACCOUNT}:"
+        topics = [f"{arn}{kind}/$aws/certificates/create/*" for kind in ("topic", "topicfilter")]
+        statement = {"Effect": "Allow", "Action": ["iot:Publish", "iot:Receive", "iot:Subscribe"], "Resource": topics}
+        document = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+        self.iot.create_policy(policyName="ministack", policyDocument=document)
+        self.iot.attach_policy(policyName="ministack", target=f"{arn}cert/{claim.certificate_id}")
         self.assertIn("errorMessage", self.provision(claim, "somebody-else", "rejected"))
         answer = self.provision(claim, device.name, "accepted")
         self.assertEqual(answer["thingName"], device.name)
