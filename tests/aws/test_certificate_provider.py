@@ -1,6 +1,8 @@
 """The certificate provider's Lambda: AWS's CSR in, a certificate of the running factory out."""
 
+import base64
 import contextlib
+import hashlib
 import io
 import json
 import socket
@@ -52,10 +54,19 @@ class CertificateProvider(AwsTest):
 
     def test_asking_again_gets_the_same_certificate_whatever_the_line_ends_are(self):
         handler = self.load()
+        keys, whole = set(), handler.SERVICE.call
+
+        def listen(method, path, body, headers):
+            keys.add(headers["Idempotency-Key"])
+            return whole(method, path, body, headers)
+
+        handler.SERVICE.call = listen
         first = self.asks(handler, self.csr)
         self.assertEqual(self.asks(handler, self.csr), first)
         self.assertEqual(self.asks(handler, self.csr.replace("\n", "\r\n")), first)
         self.assertEqual(self.asks(handler, self.csr.strip()), first)
+        der = base64.b64decode("".join(self.csr.splitlines()[1:-1]))
+        self.assertEqual(keys, {hashlib.sha256(der).hexdigest()})
 
     def test_what_the_factory_refuses_is_refused_and_the_log_says_why(self):
         handler = self.load()

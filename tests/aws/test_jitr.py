@@ -162,7 +162,9 @@ class JustInTimeRegistration(AwsTest):
                 self.assertEqual(self.comes(handler, late)["reason"], "unknown")
                 # The list has not changed: it is not sent again. Then it has.
                 handler.SOURCE.fresh_until = 0
+                before = handler.SOURCE.rows
                 self.assertEqual(self.comes(handler, late)["reason"], "unknown")
+                self.assertIs(handler.SOURCE.rows, before)
                 both = certfactory(*export, f"cn={late.name}", *option, client="auditor").stdout
                 s3.put_object(Bucket="lists", Key=name, Body=both)
                 handler.SOURCE.fresh_until = 0
