@@ -1,7 +1,10 @@
 //! `cert export`: streams, folders, and what is left out. What AWS makes of it: `tests/aws`.
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 
+use openssl::ssl::{SslAcceptor, SslFiletype, SslMethod};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -147,11 +150,17 @@ fn more_than_a_page_comes_whole_and_each_once() {
         world.sql(r#"SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"#)
     };
     let from = now();
-    run(
-        world,
-        &["benchmark", "line", "--connections", "8", "--seconds", "2"],
-    )
-    .ok();
+    let recorded = || {
+        let count = format!("SELECT count(*) FROM outcome WHERE recorded_at >= '{from}'");
+        world.sql(&count).parse::<u64>().unwrap()
+    };
+    while recorded() <= 1_100 {
+        run(
+            world,
+            &["benchmark", "line", "--connections", "8", "--seconds", "1"],
+        )
+        .ok();
+    }
     let to = now();
     // Others issue meanwhile; what is recorded within the window is the same for both.
     std::thread::sleep(std::time::Duration::from_millis(500));
@@ -219,4 +228,50 @@ fn what_goes_wrong_has_its_exit_code_and_leaves_no_file() {
     export(&["--url", &nowhere]).fails(5);
     assert!(!folder.join("bulk.ndjson").exists());
     run(shared(), &["cert", "export"]).fails(2).says("--format");
+}
+
+/// Answers one request with these octets over the world's own TLS, then hangs up.
+fn answers_once(answer: String) -> String {
+    let tls = shared().dir.join("tls");
+    let mut acceptor = SslAcceptor::mozilla_intermediate(SslMethod::tls_server()).unwrap();
+    acceptor
+        .set_certificate_chain_file(tls.join("server.pem"))
+        .unwrap();
+    acceptor
+        .set_private_key_file(tls.join("server.key"), SslFiletype::PEM)
+        .unwrap();
+    let acceptor = acceptor.build();
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let mut stream = acceptor.accept(listener.accept().unwrap().0).unwrap();
+        let mut request = Vec::new();
+        let mut octet = [0];
+        while !request.ends_with(b"\r\n\r\n") && stream.read(&mut octet).unwrap() > 0 {
+            request.push(octet[0]);
+        }
+        stream.write_all(answer.as_bytes()).unwrap();
+        stream.shutdown().ok();
+    });
+    url
+}
+
+#[test]
+fn an_answer_that_breaks_off_is_never_taken_for_the_whole() {
+    let (bodies, _) = order(1, "station-01");
+    let line = format!("{}\n", bodies[0]);
+    let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+    let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
+    let whole = format!("{head}{}0\r\n\r\n", chunk(&line));
+    let broken = format!("{head}{}", chunk(&line));
+    let cut = format!("{head}{}0\r\n\r\n", chunk(&line[..line.len() / 2]));
+    for (answer, code) in [(whole, 0), (broken, 5), (cut, 5)] {
+        let dir = TempDir::new().unwrap();
+        let url = answers_once(answer);
+        let export = ["cert", "export", "--format", "certificates", "--url", &url];
+        let to = ["--output", text(dir.path())];
+        run(shared(), &[&export[..], &to].concat()).fails(code);
+        let named = dir.path().join("certificates.ndjson").exists();
+        assert_eq!(named, code == 0, "a file has its name when it is whole");
+    }
 }
