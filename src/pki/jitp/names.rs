@@ -2,36 +2,40 @@
 //! registration, single things. One function a kind of name; an empty answer means accepted.
 //! Source: the API model of AWS IoT (botocore `iot/2015-05-28`).
 
-use super::constraint;
-use super::constraint::Constraint;
+use super::constraint::Field;
 use crate::pki::Violation;
 
 /// `ThingName`: `[a-zA-Z0-9:_-]+`, 1 to 128.
 #[must_use]
 pub fn thing(name: &str) -> Vec<Violation> {
-    check(&constraint::THING_NAME, name)
+    check(Field::ThingName, name)
 }
 
 /// `ThingTypeName`: as a thing's.
 #[must_use]
 pub fn thing_type(name: &str) -> Vec<Violation> {
-    check(&constraint::THING_TYPE_NAME, name)
+    check(Field::ThingTypeName, name)
 }
 
 /// `ThingGroupName`: as a thing's.
 #[must_use]
 pub fn thing_group(name: &str) -> Vec<Violation> {
-    check(&constraint::THING_GROUP_NAME, name)
+    check(Field::ThingGroupName, name)
 }
 
 /// `PolicyName`: `[\w+=,.@-]+`, 1 to 128.
 #[must_use]
 pub fn policy(name: &str) -> Vec<Violation> {
-    check(&constraint::POLICY_NAME, name)
+    check(Field::PolicyName, name)
 }
 
-fn check(constraint: &Constraint, name: &str) -> Vec<Violation> {
-    let mut violations = Vec::new();
-    constraint.check(name, "", &mut violations);
-    violations
+fn check(field: Field, name: &str) -> Vec<Violation> {
+    let breaches = field.breaches(name).into_iter();
+    breaches
+        .map(|breach| Violation {
+            rule: breach.rule,
+            attribute: None,
+            detail: breach.detail,
+        })
+        .collect()
 }
