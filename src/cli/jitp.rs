@@ -2,6 +2,7 @@
 
 pub mod devices;
 pub mod evaluate;
+pub mod kit;
 pub mod lint;
 
 use std::path::Path;
@@ -28,6 +29,8 @@ pub enum JitpCommand {
     Lint(lint::LintArguments),
     /// Say what AWS IoT would make of a device, or of a whole list, or why it would refuse it.
     Evaluate(Box<evaluate::EvaluateArguments>),
+    /// Write a folder with everything needed to register an issuer in an AWS account.
+    Kit(kit::KitArguments),
 }
 
 /// Runs one of them.
@@ -35,6 +38,7 @@ pub fn run(global: &Global, command: &JitpCommand) -> Outcome {
     match command {
         JitpCommand::Lint(arguments) => lint::run(global, arguments),
         JitpCommand::Evaluate(arguments) => evaluate::run(global, arguments),
+        JitpCommand::Kit(arguments) => kit::run(global, arguments),
     }
 }
 
