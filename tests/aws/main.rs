@@ -1,4 +1,4 @@
-//! AWS IoT's tools and emulators on what the factory makes for them.
+//! AWS's own command line and two emulators of AWS IoT, before what the product makes for them.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,4 +13,6 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod emulator;
+mod kit;
 mod roads;

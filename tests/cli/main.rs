@@ -21,6 +21,7 @@ mod export;
 mod help;
 mod issuer;
 mod jitp;
+mod kit;
 mod secrets;
 mod verification;
 

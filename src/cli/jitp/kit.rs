@@ -7,6 +7,7 @@ pub mod files;
 pub mod needs;
 pub mod place;
 mod policies;
+mod preflight;
 mod text;
 mod throttle;
 
@@ -179,7 +180,7 @@ impl Source {
             parse(path, &text)?;
             return Ok(Self {
                 issuer: arguments.issuer.clone().unwrap_or_default(),
-                body: plain_body(text),
+                body: plain_body(&text),
                 fixed: BTreeMap::new(),
             });
         };
@@ -203,7 +204,7 @@ impl Source {
         };
         Ok(Self {
             issuer: profile.issuer,
-            body: plain_body(text),
+            body: plain_body(&text),
             fixed: profile.fixed,
         })
     }
@@ -256,13 +257,13 @@ fn fits(profile: &Profile, path: &Path, template: &JitpTemplate) -> Outcome {
 }
 
 /// The body of a text that parsed: itself, or the `templateBody` of a registration config.
-fn plain_body(text: String) -> String {
-    let config: Option<serde_json::Value> = serde_json::from_str(&text).ok();
+fn plain_body(text: &str) -> String {
+    let config: Option<serde_json::Value> = serde_json::from_str(text).ok();
     let inner = config
         .as_ref()
         .and_then(|config| config.get("templateBody"))
         .and_then(serde_json::Value::as_str);
-    inner.map_or(text.as_str(), |inner| inner).trim().to_owned()
+    inner.unwrap_or(text).trim().to_owned()
 }
 
 /// Writes the files; into a folder that is not there, is empty, or holds an earlier kit.
@@ -281,7 +282,7 @@ fn write(folder: &Path, files: &[(&'static str, String)]) -> Outcome {
         let new = folder.join(format!("{name}.new"));
         let put = || -> std::io::Result<()> {
             fs::write(&new, text)?;
-            let mode = if name.ends_with(".sh") { 0o755 } else { 0o644 };
+            let mode = if *name == files::SCRIPT { 0o755 } else { 0o644 };
             fs::set_permissions(&new, fs::Permissions::from_mode(mode))?;
             fs::rename(&new, &path)
         };

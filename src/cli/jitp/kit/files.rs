@@ -14,6 +14,7 @@ use super::place::Region;
 use super::place::RoleName;
 use super::place::TemplateName;
 use super::policies;
+use super::preflight;
 use super::text::fill;
 use super::text::markdown_code;
 use super::text::shell_word;
@@ -23,6 +24,8 @@ use crate::pki::hex;
 use crate::pki::issuer::Issuer;
 use crate::pki::name::AttributeType;
 
+/// The file that is run.
+pub const SCRIPT: &str = "register.sh";
 /// The file by which a folder is known to hold a kit.
 pub const MANIFEST: &str = "kit.json";
 /// Its `kind`.
@@ -80,20 +83,9 @@ impl Kit<'_> {
                 pretty(&policies::operator(self, &needs)),
             ),
             ("device-policy.json", pretty(&policies::device(self))),
-            ("preflight.json", pretty(&self.preflight(&needs))),
-            (
-                "preflight.md",
-                fill(
-                    include_str!("preflight.md"),
-                    &[
-                        ("ACCOUNT", self.account.to_string()),
-                        ("REGION", self.region.to_string()),
-                        ("NEEDS", needs_in_markdown(&needs)),
-                        ("WARNINGS", list(self.warnings())),
-                    ],
-                ),
-            ),
-            ("register.sh", self.script(&needs)),
+            ("preflight.json", pretty(&preflight::json(self, &needs))),
+            ("preflight.md", preflight::markdown(self, &needs)),
+            (SCRIPT, self.script(&needs)),
             ("README.md", self.readme(&needs)),
             // Last: a folder is a kit's only when everything else is there.
             (MANIFEST, pretty(&self.manifest())),
@@ -229,39 +221,11 @@ impl Kit<'_> {
         foreign
     }
 
-    fn preflight(&self, needs: &Needs) -> Value {
-        let mut checks = Vec::new();
-        let mut per_value = Vec::new();
-        for need in &needs.names {
-            let kind = need.kind;
-            match &need.name {
-                Name::Literal(name) => checks.push(json!({
-                    "kind": kind.slug(),
-                    "name": name,
-                    "check": kind.check(&shell_word(name)),
-                    "create": kind.create(&shell_word(name)),
-                })),
-                Name::PerValue(attributes) => per_value.push(json!({
-                    "kind": kind.slug(),
-                    "attributes": attributes,
-                    "check": kind.check("VALUE"),
-                    "create": kind.create("VALUE"),
-                })),
-            }
-        }
-        json!({
-            "account": self.account.to_string(),
-            "region": self.region.to_string(),
-            "must_exist": checks,
-            "one_per_value": per_value,
-        })
-    }
-
     fn script(&self, needs: &Needs) -> String {
         let words = |kind: Kind| shell_words(needs.literals(kind));
         let per_value = needs.names.iter().filter_map(|need| match &need.name {
             Name::Literal(_) => None,
-            Name::PerValue(attributes) => Some(per_value_in_words(need.kind, attributes)),
+            Name::PerValue(attributes) => Some(preflight::per_value(need.kind, attributes)),
         });
         let per_value: Vec<String> = per_value.collect();
         fill(
@@ -295,7 +259,7 @@ impl Kit<'_> {
             Mode::SniOnly => include_str!("proof-sni-only.md"),
         };
         let issuer = ("ISSUER", shell_word(&self.issuer.name));
-        let proof = fill(proof, &[issuer.clone()]);
+        let proof = fill(proof, std::slice::from_ref(&issuer));
         fill(
             include_str!("README.md"),
             &[
@@ -320,7 +284,7 @@ impl Kit<'_> {
                 ("NARROWEST", throttle.narrowest_operation().to_owned()),
                 ("PER_HOUR", throttle.devices_per_hour().to_string()),
                 ("HOURS", throttle.hours_for(100_000)),
-                ("WARNINGS", list(self.warnings())),
+                ("WARNINGS", list(&self.warnings())),
             ],
         )
     }
@@ -330,42 +294,10 @@ fn pretty(value: &Value) -> String {
     format!("{value:#}\n")
 }
 
-fn list(lines: Vec<String>) -> String {
+pub(super) fn list(lines: &[String]) -> String {
     if lines.is_empty() {
         return "None.".to_owned();
     }
     let lines: Vec<String> = lines.iter().map(|line| format!("- {line}")).collect();
     lines.join("\n")
-}
-
-fn per_value_in_words(kind: Kind, attributes: &[&str]) -> String {
-    format!(
-        "one {} for each value of {}",
-        kind.text(),
-        attributes.join(" and ")
-    )
-}
-
-fn needs_in_markdown(needs: &Needs) -> String {
-    if needs.names.is_empty() {
-        return "The template names nothing that must exist before.".to_owned();
-    }
-    let mut text = "| What | Name | Find it | Make it |\n|---|---|---|---|\n".to_owned();
-    for need in &needs.names {
-        let (name, word) = match &need.name {
-            Name::Literal(name) => (markdown_code(name), shell_word(name)),
-            Name::PerValue(attributes) => (
-                per_value_in_words(need.kind, attributes),
-                "VALUE".to_owned(),
-            ),
-        };
-        let row = [
-            need.kind.text(),
-            &name,
-            &markdown_code(&need.kind.check(&word)),
-            &markdown_code(&need.kind.create(&word)),
-        ];
-        text.push_str(&format!("| {} |\n", row.join(" | ")));
-    }
-    text.trim_end().to_owned()
 }

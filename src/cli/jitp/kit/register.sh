@@ -360,16 +360,16 @@ look_at_template() {
     return
   fi
   ask iot describe-provisioning-template --template-name "$TEMPLATE_NAME" \
-    --query '[type,provisioningRoleArn,enabled]' --output text || return 0
-  local kind
-  IFS=$'\t' read -r kind TEMPLATE_ROLE TEMPLATE_ENABLED <<<"$ANSWER"
+    --query '[type,provisioningRoleArn,enabled,templateBody]' --output text || return 0
+  local kind body
+  # The body has lines of its own; `read` ends with the text, which is no fault.
+  IFS=$'\t' read -r -d '' kind TEMPLATE_ROLE TEMPLATE_ENABLED body <<<"$ANSWER" || true
   if [ "$kind" != JITP ]; then
     MISSING+=("provisioning template $TEMPLATE_NAME is there, and of type $kind; a type is for ever: make a kit with another --template-name")
     return
   fi
-  ask iot describe-provisioning-template --template-name "$TEMPLATE_NAME" --query templateBody --output text || return 0
   TEMPLATE_STATE=other
-  if same_as_file "$ANSWER" template-body.json; then TEMPLATE_STATE=same; fi
+  if same_as_file "$body" template-body.json; then TEMPLATE_STATE=same; fi
 }
 
 look_at_ca() {
@@ -378,11 +378,11 @@ look_at_ca() {
   CA_AUTO=
   CA_CONFIG=other
   ask iot describe-ca-certificate --certificate-id "$CA_ID" \
-    --query '[certificateDescription.status,certificateDescription.autoRegistrationStatus,certificateDescription.certificateMode,registrationConfig.templateName,registrationConfig.roleArn]' \
+    --query '[certificateDescription.status,certificateDescription.autoRegistrationStatus,certificateDescription.certificateMode,registrationConfig.templateName,registrationConfig.roleArn,registrationConfig.templateBody]' \
     --output text || return 0
   CA_STATE=present
-  local mode name role
-  IFS=$'\t' read -r CA_STATUS CA_AUTO mode name role <<<"$ANSWER"
+  local mode name role body
+  IFS=$'\t' read -r -d '' CA_STATUS CA_AUTO mode name role body <<<"$ANSWER" || true
   if [ "$mode" != None ] && [ "$mode" != "$MODE" ]; then
     MISSING+=("the CA is registered in mode $mode, the kit is for $MODE; a mode is for ever: make a kit for $mode, or have the CA deactivated and deleted first")
   fi
@@ -391,9 +391,8 @@ look_at_ca() {
   fi
   if [ "$INLINE" = no ]; then
     if [ "$name" = "$TEMPLATE_NAME" ]; then CA_CONFIG=same; fi
-  elif [ "$name" = None ] && [ "$role" = "$ROLE_ARN" ]; then
-    ask iot describe-ca-certificate --certificate-id "$CA_ID" --query registrationConfig.templateBody --output text || return 0
-    if same_as_file "$ANSWER" template-body.json; then CA_CONFIG=same; fi
+  elif [ "$name" = None ] && [ "$role" = "$ROLE_ARN" ] && same_as_file "$body" template-body.json; then
+    CA_CONFIG=same
   fi
 }
 
