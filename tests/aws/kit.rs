@@ -383,6 +383,13 @@ fn without_a_factory_at_hand_it_says_what_to_run_there() {
     run(script).exits(4).warns(&format!(
         "certfactory issuer verification-certificate line-ec --registration-code {code}"
     ));
+    // A factory that knows the operator as a station only.
+    let mut script = kit.script(&[]);
+    let station = shared().dir.join("clients/station-01.pem");
+    script.env("CERTFACTORY_CLIENT_CERTIFICATE", station);
+    run(script)
+        .exits(1)
+        .warns("an administrator's client certificate");
     assert_eq!(kit.state()["role"], Value::Null);
 }
 

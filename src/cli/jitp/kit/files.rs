@@ -192,7 +192,8 @@ impl Kit<'_> {
         })
     }
 
-    fn managed_policy_arn(&self) -> String {
+    /// AWS's own policy for the role.
+    pub(super) fn managed_policy_arn(&self) -> String {
         format!(
             "arn:{}:iam::aws:policy/service-role/AWSIoTThingsRegistration",
             self.region.partition()

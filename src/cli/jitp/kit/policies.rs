@@ -92,7 +92,8 @@ pub(super) fn permissions(needs: &Needs) -> Value {
     })
 }
 
-/// What the person who runs `register.sh` needs.
+/// What the person who runs `register.sh` needs; `--narrow-role` needs more, because who may put
+/// any policy into a role may do whatever the role can be made to do.
 pub(super) fn operator(kit: &Kit<'_>, needs: &Needs) -> Value {
     let mut anywhere = vec![
         "iot:DescribeEndpoint",
@@ -132,15 +133,16 @@ pub(super) fn operator(kit: &Kit<'_>, needs: &Needs) -> Value {
         json!({
             "Sid": "TheRole",
             "Effect": "Allow",
-            "Action": [
-                "iam:AttachRolePolicy",
-                "iam:CreateRole",
-                "iam:GetRole",
-                "iam:GetRolePolicy",
-                "iam:ListAttachedRolePolicies",
-                "iam:PutRolePolicy",
-            ],
+            "Action": ["iam:CreateRole", "iam:GetRole", "iam:ListAttachedRolePolicies"],
             "Resource": kit.role_arn(),
+        }),
+        // Without the condition, whoever holds this policy could make the role an administrator.
+        json!({
+            "Sid": "NoOtherManagedPolicy",
+            "Effect": "Allow",
+            "Action": "iam:AttachRolePolicy",
+            "Resource": kit.role_arn(),
+            "Condition": { "ArnEquals": { "iam:PolicyARN": kit.managed_policy_arn() } },
         }),
         json!({
             "Sid": "HandTheRoleToAwsIot",

@@ -426,7 +426,8 @@ get_verification_certificate() {
   say "run: $CERTFACTORY issuer verification-certificate $ISSUER --registration-code $code"
   VERIFICATION=$WORK/verification.pem
   if ! "$CERTFACTORY" issuer verification-certificate "$ISSUER" --registration-code "$code" >"$VERIFICATION"; then
-    warn 'register.sh: certfactory did not sign the verification certificate; nothing was changed'
+    warn 'register.sh: certfactory did not sign the verification certificate; nothing was changed. It needs'
+    warn "the running service, and an administrator's client certificate (CERTFACTORY_CLIENT_CERTIFICATE)."
     exit 1
   fi
 }
