@@ -278,7 +278,7 @@ fn a_template_that_aws_or_the_profile_would_refuse_is_refused() {
     )
     .fails(4)
     .silent()
-    .says("template-certificate-status /Resources/certificate/Properties/Status");
+    .says("template-certificate-status at /Resources/certificate/Properties/Status");
 
     // O is optional in the profile: a certificate without it would not be provisioned.
     let demanding = template(&dir, |body| {
@@ -287,7 +287,7 @@ fn a_template_that_aws_or_the_profile_would_refuse_is_refused() {
     lightbulb(&out, &["--template", &demanding])
         .fails(4)
         .silent()
-        .says("declares O, which profile `lightbulb` neither requires nor fixes");
+        .says("declares O, which the profile neither requires nor fixes");
     assert!(!out.exists());
 }
 

@@ -22,10 +22,10 @@ use clap::{Args, ValueEnum};
 use crate::cli::Failure;
 use crate::cli::Global;
 use crate::cli::Outcome;
+use crate::cli::jitp::parse_template;
+use crate::cli::jitp::read_text;
 use crate::config::RawConfig;
-use crate::pki::Violation;
 use crate::pki::issuer::Issuer;
-use crate::pki::jitp::JitpTemplate;
 use crate::pki::name::AttributeType;
 use crate::pki::profile::Profile;
 use files::Kit;
@@ -168,40 +168,29 @@ struct Source {
 
 impl Source {
     fn read(raw: &RawConfig, arguments: &KitArguments) -> Result<Self, Failure> {
-        let read = |path: &Path| {
-            fs::read_to_string(path)
-                .with_context(|| path.display().to_string())
-                .map_err(not_found)
-        };
         let given = arguments.template.as_deref();
         let Some(name) = &arguments.profile else {
             let path = given.ok_or_else(|| usage("--issuer needs --template"))?;
-            let text = read(path)?;
-            parse(path, &text)?;
+            parse_template(path)?;
             return Ok(Self {
                 issuer: arguments.issuer.clone().unwrap_or_default(),
-                body: plain_body(&text),
+                body: plain_body(&read_text(path)?),
                 fixed: BTreeMap::new(),
             });
         };
-        let toml = read(&raw.issuance.profiles.join(format!("{name}.toml")))?;
+        let toml = read_text(&raw.issuance.profiles.join(format!("{name}.toml")))?;
         let own = Profile::template_path(&toml).map(|file| raw.issuance.profiles.join(file));
-        let own_text = own.as_deref().map(read).transpose()?;
-        let profile = Profile::parse(name, &toml, own_text.as_deref())
-            .map_err(|faults| refused(format!("profile `{name}`: {}", faults.join("; "))))?;
-        let text = match (given, own_text) {
-            (Some(path), _) => {
-                let text = read(path)?;
-                fits(&profile, path, &parse(path, &text)?)?;
-                text
-            }
-            (None, Some(text)) => text,
-            (None, None) => {
+        let text = match given.map(Path::to_owned).or(own) {
+            Some(path) => read_text(&path)?,
+            None => {
                 return Err(usage(format!(
                     "profile `{name}` names no template; give one with --template"
                 )));
             }
         };
+        // The whole check: whether what the profile certifies will be provisioned by it, too.
+        let profile = Profile::parse(name, &toml, Some(&text))
+            .map_err(|faults| refused(format!("profile `{name}`: {}", faults.join("; "))))?;
         Ok(Self {
             issuer: profile.issuer,
             body: plain_body(&text),
@@ -221,39 +210,6 @@ fn issuer(raw: &RawConfig, name: &str) -> Result<Issuer, Failure> {
         .with_context(|| section.certificate.display().to_string())
         .map_err(not_found)?;
     Issuer::parse(name, &pem, section.crl_url.clone()).map_err(refused)
-}
-
-fn parse(path: &Path, text: &str) -> Result<JitpTemplate, Failure> {
-    JitpTemplate::parse(text).map_err(|fault| {
-        let line = |violation: &Violation| {
-            let place = violation.attribute.as_deref().unwrap_or_default();
-            format!("\n  {} {place}: {}", violation.rule, violation.detail)
-        };
-        let lines: String = fault.0.iter().map(line).collect();
-        refused(format!("{}: {fault}{lines}", path.display()))
-    })
-}
-
-/// AWS IoT refuses a device whose certificate lacks a parameter that the template declares.
-fn fits(profile: &Profile, path: &Path, template: &JitpTemplate) -> Outcome {
-    let lacks = |kind: &&AttributeType| {
-        !profile.required.contains(kind) && !profile.fixed.contains_key(kind)
-    };
-    let missing: Vec<&str> = template
-        .parameters()
-        .iter()
-        .filter(lacks)
-        .map(|kind| kind.short_name())
-        .collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    Err(refused(format!(
-        "{}: declares {}, which profile `{}` neither requires nor fixes",
-        path.display(),
-        missing.join(", "),
-        profile.name
-    )))
 }
 
 /// The body of a text that parsed: itself, or the `templateBody` of a registration config.
