@@ -17,6 +17,8 @@
 //! * [`ca`]: the certification authority and the ports it needs
 //! * [`hsm`], [`db`]: the two neighbours
 //! * [`http`]: the REST front end
+//! * [`rehearsal`]: AWS IoT Core's part at a device's first connection, for the last station;
+//!   names only [`pki`]
 //! * [`manual`]: how an issuance works, the threat model, decisions, problems
 
 pub mod app;
@@ -29,4 +31,5 @@ pub mod http;
 pub mod manual;
 pub mod metrics;
 pub mod pki;
+pub mod rehearsal;
 pub mod telemetry;

@@ -10,6 +10,7 @@ pub const PAGES: &[(&str, &str)] = &[
     ("threat-model", include_str!("manual/threat-model.md")),
     ("decisions", include_str!("manual/decisions.md")),
     ("aws-roads", include_str!("manual/aws-roads.md")),
+    ("rehearsal", include_str!("manual/rehearsal.md")),
     ("problems", PROBLEMS),
 ];
 
@@ -30,6 +31,8 @@ pub mod decisions {}
 
 #[doc = include_str!("manual/aws-roads.md")]
 pub mod aws_roads {}
+#[doc = include_str!("manual/rehearsal.md")]
+pub mod rehearsal {}
 
 #[doc = include_str!("manual/problems.md")]
 pub mod problems {}

@@ -3,6 +3,7 @@
 pub mod certificate;
 pub mod csr;
 pub mod extension;
+pub mod iot_policy;
 pub mod issuer;
 pub mod jitp;
 pub mod key_policy;

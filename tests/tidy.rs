@@ -24,6 +24,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("db", &["ca", "pki", "metrics", "telemetry"]),
     ("http", &["ca", "pki", "manual", "metrics", "telemetry"]),
     ("config", &["pki"]),
+    ("rehearsal", &["pki"]),
     (
         "app",
         &[
@@ -49,6 +50,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "config",
             "metrics",
             "telemetry",
+            "rehearsal",
         ],
     ),
 ];

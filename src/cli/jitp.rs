@@ -4,6 +4,7 @@ pub mod devices;
 pub mod evaluate;
 pub mod kit;
 pub mod lint;
+pub mod rehearse;
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use crate::cli::Failure;
 use crate::cli::Global;
 use crate::cli::Outcome;
 use crate::config::RawConfig;
+use crate::pki::issuer::Issuer;
 use crate::pki::jitp::Finding;
 use crate::pki::jitp::JitpTemplate;
 use crate::pki::jitp::TemplateFault;
@@ -31,6 +33,8 @@ pub enum JitpCommand {
     Evaluate(Box<evaluate::EvaluateArguments>),
     /// Write a folder with everything needed to register an issuer in an AWS account.
     Kit(kit::KitArguments),
+    /// Be AWS IoT Core to a finished device: a local endpoint for its first connections.
+    Rehearse(rehearse::RehearseArguments),
 }
 
 /// Runs one of them.
@@ -39,6 +43,7 @@ pub fn run(global: &Global, command: &JitpCommand) -> Outcome {
         JitpCommand::Lint(arguments) => lint::run(global, arguments),
         JitpCommand::Evaluate(arguments) => evaluate::run(global, arguments),
         JitpCommand::Kit(arguments) => kit::run(global, arguments),
+        JitpCommand::Rehearse(arguments) => rehearse::run(global, arguments),
     }
 }
 
@@ -103,6 +108,21 @@ impl ProfileText {
         let shown = self.path.display();
         Failure::new(Failure::REFUSED, anyhow!("{shown}:\n{}", faults.join("\n")))
     }
+}
+
+/// An `[[issuer]]` of the configuration, from its certificate's file.
+fn configured_issuer(raw: &RawConfig, name: &str) -> Result<Issuer, Failure> {
+    let section = raw.issuer.iter().find(|section| section.name == name);
+    let missing = || {
+        Failure::new(
+            Failure::NOT_FOUND,
+            anyhow!("no [[issuer]] is named `{name}`"),
+        )
+    };
+    let section = section.ok_or_else(missing)?;
+    let pem = read_text(&section.certificate)?;
+    Issuer::parse(name, &pem, section.crl_url.clone())
+        .map_err(|fault| Failure::new(Failure::REFUSED, fault))
 }
 
 /// A file's text; exit code 3 when it is not there.

@@ -182,6 +182,19 @@ impl JitpTemplate {
         Some(thing.name.text.attribute_types())
     }
 
+    /// The policies that do not depend on a subject: names and documents that stand in the template.
+    #[must_use]
+    pub fn fixed_policies(&self) -> Vec<Policy> {
+        let fixed = |PolicySource(property): &PolicySource| {
+            let text = property.text.literal()?.to_owned();
+            Some(match property.field {
+                Field::PolicyDocument => Policy::Document(text),
+                _ => Policy::Name(text),
+            })
+        };
+        self.policies.iter().filter_map(fixed).collect()
+    }
+
     /// What a certificate with this subject becomes, or every reason why it would be refused; a
     /// violation's attribute is the short name of the subject attribute to blame.
     ///

@@ -6,6 +6,7 @@ pub use requested::each_name_once;
 
 use super::Violation;
 use super::tlv;
+use der::Decode;
 use der::Tag;
 use der::Tagged;
 use der::asn1::ObjectIdentifier;
@@ -126,6 +127,18 @@ impl Subject {
         } else {
             Err(violations)
         }
+    }
+
+    /// The inverse of [`Self::to_der`], as strict as a certification request's subject is read.
+    pub fn from_der(der: &[u8]) -> Result<Self, Vec<Violation>> {
+        let name = Name::from_der(der).map_err(|error| {
+            vec![Violation {
+                rule: "subject-der",
+                attribute: None,
+                detail: format!("the subject is no DER: {error}"),
+            }]
+        })?;
+        Self::new(attributes_of(&name)?)
     }
 
     /// The value of one attribute.

@@ -59,7 +59,7 @@ impl Authority {
     /// Writes `NAME.pem` and `NAME.key`.
     pub fn client(&self, directory: &Path, name: &str) -> anyhow::Result<()> {
         let key = key()?;
-        let leaf = self.leaf(name, &key, None)?;
+        let leaf = self.leaf(name, &key, &[], &[])?;
         std::fs::write(directory.join(format!("{name}.pem")), leaf.to_pem()?)?;
         write_private(
             &directory.join(format!("{name}.key")),
@@ -73,7 +73,8 @@ impl Authority {
         let leaf = self.leaf(
             "certfactory development server",
             &key,
-            Some(&["127.0.0.1", "::1"]),
+            &["localhost"],
+            &["127.0.0.1", "::1"],
         )?;
         std::fs::write(directory.join("server.pem"), leaf.to_pem()?)?;
         write_private(
@@ -82,18 +83,28 @@ impl Authority {
         )
     }
 
+    /// A certificate and key for a server of that host name.
+    pub fn server_for(&self, host: &str) -> anyhow::Result<(X509, PKey<Private>)> {
+        let key = key()?;
+        let leaf = self.leaf("certfactory rehearsal endpoint", &key, &[host], &[])?;
+        Ok((leaf, key))
+    }
+
+    /// A server's when it has host names or addresses, else a client's.
     fn leaf(
         &self,
         name: &str,
         key: &PKey<Private>,
-        server_addresses: Option<&[&str]>,
+        hosts: &[&str],
+        addresses: &[&str],
     ) -> anyhow::Result<X509> {
         let mut builder = certificate(name, key)?;
         builder.set_issuer_name(self.certificate.subject_name())?;
         builder.append_extension(BasicConstraints::new().critical().build()?)?;
         builder.append_extension(KeyUsage::new().critical().digital_signature().build()?)?;
         let mut usage = ExtendedKeyUsage::new();
-        let usage = if server_addresses.is_some() {
+        let serves = !hosts.is_empty() || !addresses.is_empty();
+        let usage = if serves {
             usage.server_auth()
         } else {
             usage.client_auth()
@@ -102,9 +113,11 @@ impl Authority {
         let context = builder.x509v3_context(Some(&self.certificate), None);
         let subject = SubjectKeyIdentifier::new().build(&context)?;
         let authority = AuthorityKeyIdentifier::new().keyid(true).build(&context)?;
-        let names = server_addresses.map(|addresses| {
+        let names = serves.then(|| {
             let mut names = SubjectAlternativeName::new();
-            names.dns("localhost");
+            for host in hosts {
+                names.dns(host);
+            }
             for address in addresses {
                 names.ip(address);
             }

@@ -22,10 +22,10 @@ use clap::{Args, ValueEnum};
 use crate::cli::Failure;
 use crate::cli::Global;
 use crate::cli::Outcome;
+use crate::cli::jitp::configured_issuer;
 use crate::cli::jitp::parse_template;
 use crate::cli::jitp::read_text;
 use crate::config::RawConfig;
-use crate::pki::issuer::Issuer;
 use crate::pki::name::AttributeType;
 use crate::pki::profile::Profile;
 use files::Kit;
@@ -99,7 +99,7 @@ impl Mode {
 pub fn run(global: &Global, arguments: &KitArguments) -> Outcome {
     let raw = RawConfig::read(&global.config)?;
     let source = Source::read(&raw, arguments)?;
-    let issuer = issuer(&raw, &source.issuer)?;
+    let issuer = configured_issuer(&raw, &source.issuer)?;
     let role_name = match &arguments.role_name {
         Some(name) => name.clone(),
         None => format!("certfactory-jitp-{}", arguments.region)
@@ -153,10 +153,6 @@ fn refused(error: impl std::fmt::Display) -> Failure {
     Failure::new(Failure::REFUSED, anyhow!("{error}"))
 }
 
-fn not_found(error: anyhow::Error) -> Failure {
-    Failure::new(Failure::NOT_FOUND, error)
-}
-
 /// What the kit is made of, besides the place.
 struct Source {
     issuer: String,
@@ -197,19 +193,6 @@ impl Source {
             fixed: profile.fixed,
         })
     }
-}
-
-fn issuer(raw: &RawConfig, name: &str) -> Result<Issuer, Failure> {
-    let section = raw
-        .issuer
-        .iter()
-        .find(|issuer| issuer.name == name)
-        .with_context(|| format!("no [[issuer]] is named `{name}`"))
-        .map_err(not_found)?;
-    let pem = fs::read_to_string(&section.certificate)
-        .with_context(|| section.certificate.display().to_string())
-        .map_err(not_found)?;
-    Issuer::parse(name, &pem, section.crl_url.clone()).map_err(refused)
 }
 
 /// The body of a text that parsed: itself, or the `templateBody` of a registration config.
