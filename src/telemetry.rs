@@ -22,7 +22,9 @@ pub fn start(
     let (writer, guard) = NonBlockingBuilder::default()
         .buffered_lines_limit(LINES_WAITING_MAX)
         .lossy(true)
-        .finish(std::io::stdout());
+        // Standard output writes at every line; under load the worker has many at hand, and flushes
+        // when it has none.
+        .finish(std::io::BufWriter::new(std::io::stdout()));
     let registry = tracing_subscriber::registry().with(filter);
     if json.unwrap_or_else(|| !std::io::stdout().is_terminal()) {
         let layer = tracing_subscriber::fmt::layer()
