@@ -9,6 +9,7 @@ pub mod transcript;
 
 mod broker;
 mod connection;
+mod door;
 mod handshake;
 mod session;
 mod wire;
@@ -29,6 +30,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use broker::Broker;
+use door::Door;
 use registry::Registry;
 use transcript::Outcome;
 use transcript::Step;
@@ -122,6 +124,7 @@ impl Rehearsal {
                 .with("listen", address.to_string())
                 .with("endpoint", house.endpoint.clone()),
         );
+        let door = Arc::new(Door::default());
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let (stopping, stopped) = watch::channel(false);
         let mut connections = JoinSet::new();
@@ -152,11 +155,27 @@ impl Rehearsal {
                 house.tell(step);
                 continue;
             };
+            let Some(waiting) = door.enter(peer.ip()) else {
+                let step = Step::new("connection-refused", Outcome::Refused)
+                    .at(count, peer)
+                    .detail(format!(
+                        "{} connections of {} wait to be accepted already",
+                        door::WAITING_MAX,
+                        peer.ip()
+                    ));
+                house.tell(step);
+                continue;
+            };
             stream.set_nodelay(true).ok();
             let house = Arc::clone(&house);
             let stopped = stopped.clone();
             connections.spawn(async move {
-                connection::serve(&house, stream, peer, count, stopped).await;
+                let visit = connection::Visit {
+                    house: &house,
+                    peer,
+                    number: count,
+                };
+                visit.serve(stream, waiting, stopped).await;
                 drop(place);
             });
         }

@@ -16,12 +16,14 @@ use super::HANDSHAKE_TIMEOUT;
 use super::House;
 use super::broker;
 use super::broker::Client;
+use super::door::Waiting;
 use super::handshake;
 use super::handshake::Guest;
 use super::registry::Meeting;
 use super::registry::ProvisioningFault;
 use super::registry::Registered;
 use super::registry::Rights;
+use super::registry::Status;
 use super::session::AUTHORIZATION_FAILURE;
 use super::session::CLIENT_ERROR;
 use super::session::End;
@@ -44,39 +46,33 @@ const CLIENT_ID_LENGTH_MAX: usize = 128;
 /// Seconds (AWS IoT's quotas); a client that names none gets the most.
 const KEEP_ALIVE: std::ops::RangeInclusive<u16> = 30..=1_200;
 
-/// Serves one connection to its end.
-pub(super) async fn serve(
-    house: &Arc<House>,
-    stream: TcpStream,
-    peer: SocketAddr,
-    number: u64,
-    mut stopped: watch::Receiver<bool>,
-) {
-    let visit = Visit {
-        house,
-        peer,
-        number,
-    };
-    tokio::select! {
-        () = visit.all(stream) => {}
-        _ = stopped.changed() => visit.tell(
-            visit
-                .step("disconnected", Outcome::Ok)
-                .aws("SERVER_INITIATED_DISCONNECT")
-                .detail("the rehearsal ends"),
-        ),
-    }
-}
-
 /// One connection's view of the house.
 pub(super) struct Visit<'a> {
     pub(super) house: &'a Arc<House>,
-    peer: SocketAddr,
-    number: u64,
+    pub(super) peer: SocketAddr,
+    /// Counts connections from 1.
+    pub(super) number: u64,
 }
 
 impl Visit<'_> {
-    async fn all(&self, stream: TcpStream) {
+    /// Serves the connection to its end, or until the house closes.
+    pub(super) async fn serve(
+        &self,
+        stream: TcpStream,
+        waiting: Waiting,
+        mut stopped: watch::Receiver<bool>,
+    ) {
+        tokio::select! {
+            () = self.all(stream, waiting) => {}
+            _ = stopped.changed() => self.tell(
+                self.step("disconnected", Outcome::Ok)
+                    .aws("SERVER_INITIATED_DISCONNECT")
+                    .detail("the rehearsal ends"),
+            ),
+        }
+    }
+
+    async fn all(&self, stream: TcpStream, waiting: Waiting) {
         let guest = match handshake::accept(self.house, stream, HANDSHAKE_TIMEOUT).await {
             Ok(guest) => guest,
             Err(refusal) => {
@@ -109,11 +105,11 @@ impl Visit<'_> {
                 .with("issuer", issuer)
                 .with("tls", stream.ssl().version_str()),
         );
-        self.mqtt(Wire::new(stream), &der).await;
+        self.mqtt(Wire::new(stream), &der, waiting).await;
     }
 
     /// From the CONNECT packet on.
-    async fn mqtt(&self, mut wire: Wire<SslStream<TcpStream>>, der: &[u8]) {
+    async fn mqtt(&self, mut wire: Wire<SslStream<TcpStream>>, der: &[u8], waiting: Waiting) {
         let certificate_id = hex(&openssl::sha::sha256(der));
         let first = match tokio::time::timeout(HANDSHAKE_TIMEOUT, wire.read()).await {
             Ok(Ok(Some(Received::Connect(connect)))) => Ok(connect),
@@ -142,7 +138,7 @@ impl Visit<'_> {
             } => self.tell_provisioned(&connect, &registered, collision),
             Meeting::Failed(faults) => self.tell_failed(&connect, &certificate_id, &faults),
             Meeting::Known(rights) => {
-                self.connected(&mut wire, *connect, *rights).await;
+                self.connected(&mut wire, *connect, *rights, waiting).await;
             }
         }
         wire.close().await;
@@ -171,7 +167,7 @@ impl Visit<'_> {
                 .with("attributes", &made.attributes)
                 .with("billing_group", &made.billing_group)
                 .with("policies", made.policies())
-                .with("certificate_status", &made.status),
+                .with("certificate_status", made.status),
         );
         if let Some(other) = collision {
             self.tell(
@@ -198,7 +194,7 @@ impl Visit<'_> {
             ))
             .with("client_id", &connect.client_id)
             .with("certificate_id", certificate_id)
-            .with("certificate_status", "PENDING_ACTIVATION")
+            .with("certificate_status", Status::PendingActivation)
             .with("violations", faults);
         if let Some(reason) = faults.iter().find_map(|fault| fault.aws_reason.clone()) {
             step = step.aws(reason);
@@ -212,6 +208,7 @@ impl Visit<'_> {
         wire: &mut Wire<SslStream<TcpStream>>,
         connect: Connect,
         rights: Rights,
+        waiting: Waiting,
     ) {
         let assigned = connect
             .client_id
@@ -235,6 +232,7 @@ impl Visit<'_> {
             wire.write(Sent::NotAuthorized).await.ok();
             return;
         }
+        drop(waiting);
         let keep_alive = match connect.keep_alive {
             0 => *KEEP_ALIVE.end(),
             seconds => seconds.clamp(*KEEP_ALIVE.start(), *KEEP_ALIVE.end()),
@@ -394,7 +392,7 @@ fn may_connect(
     connect: &Connect,
 ) -> Result<(), (&'static str, String, Vec<String>)> {
     let status = &client.rights.registered.status;
-    if status != "ACTIVE" {
+    if *status != Status::Active {
         let detail = format!("the certificate is {status}: somebody must activate it first");
         return Err((AUTHORIZATION_FAILURE, detail, Vec::new()));
     }

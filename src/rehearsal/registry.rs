@@ -52,8 +52,8 @@ pub struct RegisteredCa {
 pub struct Registered {
     /// SHA-256 over the DER, as AWS IoT names it.
     pub certificate_id: String,
-    /// `ACTIVE`, `INACTIVE` or `PENDING_ACTIVATION`.
-    pub status: String,
+    /// What AWS IoT would say it is.
+    pub status: Status,
     /// The subject's DER, hexadecimal.
     subject: String,
     /// The thing.
@@ -70,6 +70,28 @@ pub struct Registered {
     policy_names: Vec<String>,
     /// Policies that the template holds.
     policy_documents: Vec<String>,
+}
+
+/// A certificate's status, in AWS's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Status {
+    /// It may connect.
+    Active,
+    /// Somebody must activate it first.
+    Inactive,
+    /// It came, and was not provisioned yet.
+    PendingActivation,
+}
+
+impl std::fmt::Display for Status {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Active => "ACTIVE",
+            Self::Inactive => "INACTIVE",
+            Self::PendingActivation => "PENDING_ACTIVATION",
+        })
+    }
 }
 
 /// What a certificate may do: everything a connection needs to be judged by.
@@ -249,7 +271,7 @@ impl Registry {
         let certificate_id = hex(&openssl::sha::sha256(der));
         let mut state = self.lock();
         let pending = match state.certificates.get(&certificate_id) {
-            Some(known) if known.status != "PENDING_ACTIVATION" => {
+            Some(known) if known.status != Status::PendingActivation => {
                 return match self.rights(known) {
                     Ok(rights) => Meeting::Known(Box::new(rights)),
                     Err(fault) => Meeting::Failed(vec![fault]),
@@ -375,7 +397,7 @@ impl Registered {
     fn pending(certificate_id: String) -> Self {
         Self {
             certificate_id,
-            status: "PENDING_ACTIVATION".to_owned(),
+            status: Status::PendingActivation,
             subject: String::new(),
             thing_name: None,
             thing_type: None,
@@ -390,8 +412,8 @@ impl Registered {
     fn new(certificate_id: &str, subject: &Subject, made: Provisioning) -> Self {
         let mut registered = Self {
             status: match made.certificate_status {
-                CertificateStatus::Active => "ACTIVE".to_owned(),
-                CertificateStatus::Inactive => "INACTIVE".to_owned(),
+                CertificateStatus::Active => Status::Active,
+                CertificateStatus::Inactive => Status::Inactive,
             },
             subject: hex(&subject.to_der()),
             thing_name: made.thing_name,

@@ -434,3 +434,115 @@ fn sent_v5(packet: Sent) -> Option<v5::Packet> {
         Sent::Disconnect(reason) => Packet::Disconnect(v5::Disconnect::new(reason)),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const CONNECT_3: &[u8] = b"\x10\x0d\0\x04MQTT\x04\x02\0\x3c\0\x01a";
+    const CONNECT_5: &[u8] = b"\x10\x0e\0\x04MQTT\x05\x02\0\x3c\0\0\x01a";
+
+    /// Everything a client says, until the wire ends; how it ends.
+    fn all(octets: &[u8]) -> (Vec<Received>, Option<WireFault>) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let (mut client, server) = tokio::io::duplex(octets.len() + 1);
+            client.write_all(octets).await.unwrap();
+            drop(client);
+            let mut wire = Wire::new(server);
+            let mut packets = Vec::new();
+            loop {
+                match wire.read().await {
+                    Ok(Some(packet)) => packets.push(packet),
+                    Ok(None) => return (packets, None),
+                    Err(fault) => return (packets, Some(fault)),
+                }
+            }
+        })
+    }
+
+    /// What the endpoint writes after a CONNECT.
+    fn written(connect: &[u8], packet: Sent) -> Vec<u8> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let (mut client, server) = tokio::io::duplex(65_536);
+            client.write_all(connect).await.unwrap();
+            let mut wire = Wire::new(server);
+            wire.read().await.unwrap();
+            wire.write(packet).await.unwrap();
+            wire.close().await;
+            let mut octets = Vec::new();
+            client.read_to_end(&mut octets).await.unwrap();
+            octets
+        })
+    }
+
+    #[test]
+    fn both_versions_are_read() {
+        for connect in [CONNECT_3, CONNECT_5] {
+            let ping = [connect, b"\xc0\0"].concat();
+            let (packets, fault) = all(&ping);
+            assert!(fault.is_none(), "{fault:?}");
+            assert!(
+                matches!(&packets[..], [Received::Connect(c), Received::Ping]
+                    if c.client_id == "a" && c.keep_alive == 60 && c.clean),
+                "{packets:?}"
+            );
+            // Cut anywhere, it is a lost connection and nothing else.
+            for length in 1..connect.len() {
+                let (packets, fault) = all(&connect[..length]);
+                assert!(packets.is_empty() && matches!(fault, Some(WireFault::Lost(_))));
+            }
+        }
+    }
+
+    #[test]
+    fn a_refusal_has_a_word_in_mqtt_5_only() {
+        assert_eq!(written(CONNECT_3, Sent::NotAuthorized), b"");
+        let refused = written(CONNECT_5, Sent::NotAuthorized);
+        assert_eq!(&refused[..4], b"\x20\x03\0\x87");
+        let reason = v5::DisconnectReasonCode::NotAuthorized;
+        assert_eq!(written(CONNECT_3, Sent::Disconnect(reason)), b"");
+        assert_eq!(&written(CONNECT_5, Sent::Disconnect(reason))[..1], b"\xe0");
+        let accepted = |assigned: Option<&str>| Sent::Accepted {
+            keep_alive: 60,
+            assigned_client_id: assigned.map(str::to_owned),
+        };
+        assert_eq!(written(CONNECT_3, accepted(None)), b"\x20\x02\0\0");
+        let assigned = written(CONNECT_5, accepted(Some("$GEN/1")));
+        assert!(assigned.windows(6).any(|octets| octets == b"$GEN/1"));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        #[test]
+        fn no_octets_are_a_panic(
+            version in 0_usize..3,
+            kind in any::<u8>(),
+            body in proptest::collection::vec(any::<u8>(), 0..100),
+        ) {
+            let mut octets = [&[][..], CONNECT_3, CONNECT_5][version].to_vec();
+            octets.push(kind);
+            octets.push(u8::try_from(body.len()).unwrap());
+            octets.extend(&body);
+            let _ = all(&octets);
+        }
+
+        #[test]
+        fn a_connect_with_any_bit_turned_is_no_panic(version in 0_usize..2, bit in 0_usize..128) {
+            let mut octets = [CONNECT_3, CONNECT_5][version].to_vec();
+            if let Some(octet) = octets.get_mut(bit / 8) {
+                *octet ^= 1 << (bit % 8);
+            }
+            let _ = all(&octets);
+        }
+    }
+}

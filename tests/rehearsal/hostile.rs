@@ -56,7 +56,7 @@ fn garbage_ends_its_own_connection() {
     let endpoint = bench.endpoint();
     let device = bench.device("lamp", "/C=DE/CN=lamp-1");
     endpoint.introduce(&device, "lamp-1");
-    let before_connect: [&[u8]; 8] = [
+    let before_connect: [&[u8]; 9] = [
         b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"\x10\xff\xff\xff\xff\xff",
         b"\x10\xff\xff\xff\x7f\0\x04MQTT\x04\x02\0\x3c\0\0",
@@ -64,6 +64,7 @@ fn garbage_ends_its_own_connection() {
         b"\x10\x0c\0\x04MQTT\x09\x02\0\x3c\0\0",
         b"\x10\x0d\0\x06MQIsdp\x03\x02\0\x3c\0\0",
         b"\xc0\x00\x00\x00\x00\x00\x00\x00\x00",
+        b"\x30\x08\0\x03allfor",
         b"\x10\x0c\0\x04MQTT\x04\x03\0\x3c\0\0",
     ];
     for octets in before_connect {
@@ -170,9 +171,11 @@ fn a_connection_too_many_is_closed_and_places_come_free_again() {
     let flood: Vec<_> = (0..300)
         .map(|_| TcpStream::connect(("127.0.0.1", endpoint.port)).unwrap())
         .collect();
-    endpoint.wait("connection-refused");
+    // One address has 64 places before it is accepted.
+    let refused = endpoint.wait_for("connection-refused", 300 - 64 - 1);
+    assert!(refused["detail"].as_str().unwrap().contains("127.0.0.1"));
     drop(flood);
-    endpoint.wait_for("tls-refused", 200);
+    endpoint.wait_for("tls-refused", 63);
     let output = endpoint.publish(&device, "lamp-1", "all");
     assert!(output.status.success(), "{output:?}");
 }
