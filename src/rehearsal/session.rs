@@ -36,6 +36,9 @@ use crate::pki::iot_policy::Request;
 const PAYLOAD_LENGTH_MAX: usize = 128 * 1_024;
 /// Filters in one SUBSCRIBE (AWS IoT's quota).
 const FILTERS_MAX: usize = 8;
+/// Packets of one connection in a second (AWS IoT's quota for publishes and for subscribes each).
+const PACKETS_A_SECOND: u32 = 100;
+
 /// Words of AWS IoT's lifecycle events and logs.
 pub(super) const AUTHORIZATION_FAILURE: &str = "AUTHORIZATION_FAILURE";
 pub(super) const CLIENT_ERROR: &str = "CLIENT_ERROR";
@@ -66,6 +69,15 @@ pub(super) struct Session<'a> {
     packet_id: u16,
     /// Between two packets of the device.
     limit: Duration,
+    pace: Pace,
+}
+
+/// Packets in the second that began then.
+struct Pace {
+    since: Instant,
+    packets: u32,
+    /// It was too fast before; said once.
+    told: bool,
 }
 
 impl<'a> Session<'a> {
@@ -87,6 +99,11 @@ impl<'a> Session<'a> {
             in_flight: Vec::new(),
             packet_id: 0,
             limit,
+            pace: Pace {
+                since: Instant::now(),
+                packets: 0,
+                told: false,
+            },
         }
     }
 
@@ -101,6 +118,7 @@ impl<'a> Session<'a> {
             let ended = tokio::select! {
                 received = wire.read() => match received {
                     Ok(Some(packet)) => {
+                        self.keep_pace().await;
                         deadline = Instant::now() + self.limit;
                         self.received(wire, packet).await
                     }
@@ -120,6 +138,33 @@ impl<'a> Session<'a> {
                 return end;
             }
         }
+    }
+
+    /// Reads on in the next second when this one has had its packets: a device that floods fills
+    /// no transcript and takes no processor from the others.
+    async fn keep_pace(&mut self) {
+        let next = self.pace.since + Duration::from_secs(1);
+        let now = Instant::now();
+        if now >= next {
+            (self.pace.since, self.pace.packets) = (now, 0);
+        }
+        self.pace.packets += 1;
+        if self.pace.packets <= PACKETS_A_SECOND {
+            return;
+        }
+        if !self.pace.told {
+            self.pace.told = true;
+            self.tell(
+                self.step("throttled", Outcome::Warning)
+                    .aws("THROTTLED")
+                    .detail(format!(
+                        "more than {PACKETS_A_SECOND} packets in a second: read more slowly here, \
+                         where AWS IoT would throttle"
+                    )),
+            );
+        }
+        tokio::time::sleep_until(next).await;
+        (self.pace.since, self.pace.packets) = (Instant::now(), 1);
     }
 
     async fn received(

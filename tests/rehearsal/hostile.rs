@@ -181,6 +181,28 @@ fn a_connection_too_many_is_closed_and_places_come_free_again() {
 }
 
 #[test]
+fn a_flood_is_read_at_the_pace_that_aws_allows() {
+    let bench = Bench::new();
+    let endpoint = bench.endpoint();
+    let device = bench.device("lamp", "/C=DE/CN=lamp-1");
+    endpoint.introduce(&device, "lamp-1");
+    bench.write("lines", &"x\n".repeat(250));
+    let mut command = endpoint.client("mosquitto_pub", &device, "lamp-1");
+    command.args(["-t", "all", "-l"]);
+    command.stdin(std::fs::File::open(bench.file("lines")).unwrap());
+    let start = Instant::now();
+    crate::bench::within(command, Duration::from_secs(15));
+    // One was published by the introduction, and nothing of the flood is lost.
+    endpoint.wait_for("published", 250);
+    assert!(
+        start.elapsed() > Duration::from_secs(2),
+        "{:?}",
+        start.elapsed()
+    );
+    assert_eq!(endpoint.count("throttled"), 1);
+}
+
+#[test]
 fn text_from_a_device_moves_no_cursor_and_breaks_no_line() {
     let bench = Bench::new();
     let endpoint = bench.endpoint();
