@@ -135,8 +135,10 @@ pub struct ProvisioningFault {
 /// Why a registry cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryFault {
-    /// The template names a policy that was not given.
-    #[error("Policy {0} not found: the template attaches it, so give it: --policy {0}=FILE.json")]
+    /// The template, or the state file, names a policy that was not given.
+    #[error(
+        "Policy {0} not found: a device's certificate has it, so give it: --policy {0}=FILE.json"
+    )]
     PolicyNotFound(String),
     /// The template holds a policy that cannot be decided.
     #[error("a policy inside the template is invalid: {}", sentences(.0))]
@@ -221,7 +223,13 @@ impl Registry {
         let mut state = State::default();
         for (index, line) in text.lines().enumerate() {
             match serde_json::from_str::<Registered>(line) {
-                Ok(registered) => state.take(registered),
+                Ok(registered) => {
+                    let given = |name: &&String| self.policies.contains_key(*name);
+                    if let Some(name) = registered.policy_names.iter().find(|name| !given(name)) {
+                        return Err(RegistryFault::PolicyNotFound(name.clone()));
+                    }
+                    state.take(registered);
+                }
                 // The last line may be torn: the process ended while writing it.
                 Err(_) if index + 1 == text.lines().count() && !text.ends_with('\n') => {}
                 Err(error) => return Err(RegistryFault::StateLine(index + 1, error)),

@@ -240,14 +240,7 @@ impl Endpoint {
     pub fn client(&self, program: &str, identity: &Identity, client_id: &str) -> Command {
         let mut command = Command::new(program);
         command
-            .args([
-                "-h",
-                "localhost",
-                "-p",
-                &self.port.to_string(),
-                "-i",
-                client_id,
-            ])
+            .args(["-h", "localhost", "-p", &self.port.to_string()])
             .arg("--cafile")
             .arg(&self.ca)
             .arg("--cert")
@@ -255,6 +248,10 @@ impl Endpoint {
             .arg("--key")
             .arg(&identity.key)
             .stdin(Stdio::null());
+        // Without the option, mosquitto sends an empty one.
+        if !client_id.is_empty() {
+            command.args(["-i", client_id]);
+        }
         command
     }
 

@@ -190,9 +190,23 @@ fn with_a_state_file_a_device_is_known_after_a_restart() {
     endpoint.wait("thing-name-collision");
     endpoint.stop(Signal::SIGTERM);
 
+    // A policy that a known device has must be there, whatever the template says now.
+    let lightbulb = data("jitp-lightbulb.json");
+    let (ca, write) = (bench.path("ca.pem"), bench.path("w.pem"));
+    let output = rehearse(&[
+        "--ca",
+        &ca,
+        "--write-ca",
+        &write,
+        "--template",
+        lightbulb.to_str().unwrap(),
+        "--state",
+        &state,
+    ]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("Policy FactoryDevicePolicy not found"));
+
     std::fs::write(&state, "something else\nand more\n").unwrap();
-    let ca = bench.path("ca.pem");
-    let write = bench.path("w.pem");
     let mut refused = vec!["--ca", &ca, "--write-ca", &write];
     refused.extend(arguments);
     let output = rehearse(&refused);

@@ -120,6 +120,44 @@ fn what_one_device_publishes_another_receives() {
 }
 
 #[test]
+fn mqtt_5_carries_properties_and_names_a_nameless_client() {
+    let bench = Bench::new();
+    let mut policy = crate::bench::device_policy();
+    policy["Statement"]
+        .as_array_mut()
+        .unwrap()
+        .push(serde_json::json!({
+        "Effect": "Allow", "Action": "iot:Connect", "Resource": "*" }));
+    bench.write("policy.json", &policy.to_string());
+    let endpoint = bench.endpoint();
+    let one = provisioned(&bench, &endpoint, "lamp-1");
+    let two = provisioned(&bench, &endpoint, "lamp-2");
+    let child = subscriber(
+        &endpoint,
+        &two,
+        "lamp-2",
+        &["-t", "all", "-V", "mqttv5", "-F", "%R|%C|%P"],
+    );
+    let more = "-V mqttv5 -D publish user-property colour red -D publish content-type text/plain \
+                -D publish response-topic answer";
+    let more: Vec<&str> = more.split_whitespace().collect();
+    assert!(
+        endpoint
+            .publish_with(&one, "", "all", &more)
+            .status
+            .success()
+    );
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text.trim(), "answer|text/plain|colour:red");
+    let named = endpoint.wait_for("published", 2);
+    assert!(
+        named["client_id"].as_str().unwrap().starts_with("$GEN/"),
+        "{named}"
+    );
+}
+
+#[test]
 fn a_forbidden_filter_is_not_granted_and_the_others_are() {
     let bench = Bench::new();
     let endpoint = bench.endpoint();
