@@ -61,6 +61,8 @@ impl Postgres {
                 "--encoding=UTF8",
                 "--locale=C",
                 "--no-sync",
+                // A new segment is filled with zeros while all commits wait: 16 MB take 40 ms.
+                "--wal-segsize=1",
             ],
         )?;
         let settings = format!(
