@@ -137,7 +137,12 @@ fn read_text(path: &Path) -> Result<String, Failure> {
 }
 
 fn parse_template(path: &Path) -> Result<JitpTemplate, Failure> {
-    JitpTemplate::parse(&read_text(path)?).map_err(|TemplateFault(errors)| {
+    parse_template_text(path, &read_text(path)?)
+}
+
+/// `path` is for the message only: standard input and pipes can be read but once.
+fn parse_template_text(path: &Path, text: &str) -> Result<JitpTemplate, Failure> {
+    JitpTemplate::parse(text).map_err(|TemplateFault(errors)| {
         let lines: Vec<String> = errors.iter().map(Finding::to_string).collect();
         let shown = path.display();
         Failure::new(Failure::REFUSED, anyhow!("{shown}:\n{}", lines.join("\n")))

@@ -161,9 +161,10 @@ pub async fn evaluate(
 ) -> Result<Json<impl Serialize>, Problem> {
     let body: EvaluateBody = json(&request)?;
     let template;
-    let basis = match (&body.template, &body.profile) {
+    let basis = match (body.template, &body.profile) {
         (Some(text), None) => {
-            template = JitpTemplate::parse(text)?;
+            let parsed = web::block(move || JitpTemplate::parse(&text)).await;
+            template = parsed.map_err(internal)??;
             Basis::Template(&template)
         }
         (None, Some(name)) => Basis::Profile(find_profile(&ca, name)?),

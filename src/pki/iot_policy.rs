@@ -150,8 +150,9 @@ impl Request<'_> {
 /// Decides one request under all policies of a certificate: a denial wins, and what nobody allows
 /// is denied.
 ///
-/// An allowing statement with a condition that cannot be decided here does not allow; a denying
-/// one denies. Both are noted.
+/// An allowing statement with a condition, or a resource, that cannot be decided here does not
+/// allow; a denying one denies. Both are noted. A variable that is known and has no value keeps its
+/// statement from matching, as at AWS.
 #[must_use]
 pub fn decide<'a>(
     policies: impl IntoIterator<Item = &'a IotPolicy>,
@@ -169,7 +170,7 @@ pub fn decide<'a>(
             Ok(matches) => matches,
             Err(why) => {
                 notes.insert(format!("{}: {why}", statement.name));
-                false
+                !statement.allow && pattern.holds_an_unknown_variable()
             }
         };
         // Every resource is looked at, so that every variable without a value is noted.

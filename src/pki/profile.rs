@@ -13,6 +13,7 @@ use super::key_policy::KeyAlgorithm;
 use super::name::AttributeType;
 use super::name::Subject;
 use super::validity::ValidityRule;
+use super::verification::RegistrationCode;
 use std::collections::BTreeMap;
 
 /// A profile, complete and consistent.
@@ -296,6 +297,16 @@ impl Profile {
             .filter(|kind| !self.takes(**kind))
             .map(|kind| violation("attribute-not-allowed", *kind, "is not allowed by"));
         let mut violations: Vec<_> = missing.chain(unwanted).collect();
+        let cn = values.get(&AttributeType::CommonName);
+        if cn.is_some_and(|cn| RegistrationCode::parse(cn).is_some()) {
+            violations.push(Violation {
+                rule: "registration-code",
+                attribute: Some(AttributeType::CommonName.short_name().to_owned()),
+                detail: "64 hexadecimal digits are what an AWS account's registration code looks \
+                         like; a certificate with one would prove possession of the CA's key"
+                    .to_owned(),
+            });
+        }
         match Subject::new(values) {
             Ok(subject) if violations.is_empty() => Ok(subject),
             Ok(_) => Err(Refusal::SubjectInvalid(violations)),

@@ -215,11 +215,18 @@ impl Registry {
 
     /// Reads what earlier rehearsals wrote, and writes what comes to the same file, a line each.
     pub fn keep_in(&mut self, path: &Path) -> Result<usize, RegistryFault> {
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        let mut octets = match std::fs::read(path) {
+            Ok(octets) => octets,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(error.into()),
         };
+        // The last line may be torn: the process ended while writing it.
+        let whole = octets
+            .iter()
+            .rposition(|o| *o == b'\n')
+            .map_or(0, |at| at + 1);
+        octets.truncate(whole);
+        let text = String::from_utf8_lossy(&octets);
         let mut state = State::default();
         for (index, line) in text.lines().enumerate() {
             match serde_json::from_str::<Registered>(line) {
@@ -230,15 +237,11 @@ impl Registry {
                     }
                     state.take(registered);
                 }
-                // The last line may be torn: the process ended while writing it.
-                Err(_) if index + 1 == text.lines().count() && !text.ends_with('\n') => {}
                 Err(error) => return Err(RegistryFault::StateLine(index + 1, error)),
             }
         }
-        let mut file = File::options().create(true).append(true).open(path)?;
-        if !text.is_empty() && !text.ends_with('\n') {
-            file.write_all(b"\n")?;
-        }
+        let file = File::options().create(true).append(true).open(path)?;
+        file.set_len(whole as u64)?;
         state.file = Some(file);
         let count = state.certificates.len();
         self.state = Mutex::new(state);

@@ -233,13 +233,18 @@ fn what_is_no_registration_code_is_refused_for_its_own_fault() {
 }
 
 #[test]
-fn a_code_is_used_as_often_as_it_is_needed_and_keeps_no_device_from_its_name() {
+fn a_code_is_used_as_often_as_it_is_needed_and_by_no_device() {
     let code = code();
     let mut device = Device::p256();
     device.name = code.clone();
     let before = made(&ask("line-ec", &[], &code));
     let station = shared().client("station-01");
-    assert_eq!(station.issue(&device.request("lightbulb")).status, 201);
+    let refused = station.issue(&device.request("lightbulb"));
+    assert_eq!(
+        (refused.status, refused.slug().as_str()),
+        (422, "subject-invalid")
+    );
+    assert_eq!(refused.json()["violations"][0]["rule"], "registration-code");
     let bodies: Vec<Value> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..8)
             .map(|_| scope.spawn(|| made(&ask("line-ec", &[], &code))))

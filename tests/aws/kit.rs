@@ -484,6 +484,52 @@ fn what_is_used_for_something_else_is_reported_and_never_changed() {
 }
 
 #[test]
+fn an_inline_template_with_another_role_is_replaced_only_when_told() {
+    let kit = Kit::make(Account::of_ministack(), "sni-only");
+    kit.prepare();
+    let other = kit.file("other.json");
+    let body = std::fs::read_to_string(kit.file("template-body.json")).unwrap();
+    let config = serde_json::json!({
+        "templateBody": body,
+        "roleArn": "arn:aws:iam::123456789012:role/another-team",
+    });
+    std::fs::write(&other, config.to_string()).unwrap();
+    let file = |path: &Path| format!("file://{}", path.display());
+    kit.account.must(&[
+        "iot",
+        "register-ca-certificate",
+        "--ca-certificate",
+        &file(&kit.file("ca.pem")),
+        "--certificate-mode",
+        "SNI_ONLY",
+        "--registration-config",
+        &file(&other),
+    ]);
+    let before = kit.state();
+    kit.register(&[])
+        .exits(3)
+        .warns("role/another-team")
+        .warns("--replace");
+    assert_eq!(kit.state(), before);
+    kit.register(&["--replace"]).exits(0);
+    let ca = kit.registered().unwrap();
+    assert_eq!(
+        ca["registrationConfig"]["templateName"],
+        "certfactory-lightbulb"
+    );
+}
+
+#[test]
+fn a_role_that_was_narrowed_is_not_widened_by_the_next_run() {
+    let kit = Kit::make(Account::of_ministack(), "sni-only");
+    kit.prepare();
+    kit.register(&["--narrow-role"]).exits(0);
+    let before = kit.state();
+    kit.register(&[]).exits(0);
+    assert_eq!(kit.state(), before);
+}
+
+#[test]
 fn credentials_of_another_account_and_a_useless_option_are_refused() {
     let mut kit = Kit::make(Account::of_ministack(), "sni-only");
     let file = kit.file("ca.pem");

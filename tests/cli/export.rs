@@ -217,6 +217,8 @@ fn what_goes_wrong_has_its_exit_code_and_leaves_no_file() {
         .fails(4)
         .says("forbidden");
     export(&["--filter", "limit=5"]).fails(2).says("limit");
+    // A verification certificate is no device, and has no place on any of these lists.
+    export(&["--filter", "kind=any"]).fails(2).says("kind");
     export(&["--filter", "red"]).fails(2);
     export(&["--policy-name", "two words"])
         .fails(2)

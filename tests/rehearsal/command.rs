@@ -189,6 +189,10 @@ fn with_a_state_file_a_device_is_known_after_a_restart() {
     endpoint.introduce(&twin, "lamp-1");
     endpoint.wait("thing-name-collision");
     endpoint.stop(Signal::SIGTERM);
+    // And the tear is gone, not in the middle now.
+    let endpoint = bench.endpoint_with(&arguments);
+    assert!(endpoint.publish(&twin, "lamp-1", "all").status.success());
+    endpoint.stop(Signal::SIGTERM);
 
     // A policy that a known device has must be there, whatever the template says now.
     let lightbulb = data("jitp-lightbulb.json");

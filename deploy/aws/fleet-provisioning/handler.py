@@ -50,7 +50,7 @@ def check(event):
         if not claim or claim["profile"] != CLAIM_PROFILE or claim["status"] != "issued":
             return None, "no live claim"
     if KEY_PARAMETER:
-        key = str(event.get("parameters", {}).get(KEY_PARAMETER, ""))
+        key = str((event.get("parameters") or {}).get(KEY_PARAMETER, ""))
     else:
         key = str(event.get("certificateId", ""))
     device = SOURCE.look_up(key) if key else None
@@ -58,4 +58,6 @@ def check(event):
         return None, "unknown"
     if device.get("status") not in ALLOWED_STATUSES:
         return None, f"status {device.get('status')}"
+    if not (device.get("thing_name") or device.get("device")):
+        return None, "a row without a name"
     return device, None

@@ -86,10 +86,11 @@ pub(super) fn run(global: &Global, arguments: &ExportArguments) -> Outcome {
         Format::Certificates => Road::Certificates,
     };
     let mut query = pairs(&arguments.filters)?;
-    if let Some(name) = ["limit", "cursor"].iter().find(|n| query.contains_key(**n)) {
+    let other = ["limit", "cursor", "kind"];
+    if let Some(name) = other.iter().find(|n| query.contains_key(**n)) {
         return Err(Failure::new(
             2,
-            anyhow!("`{name}` is no filter: an export holds everything that matches"),
+            anyhow!("`{name}` is no filter here: an export holds every device that matches"),
         ));
     }
     if arguments.format != Format::AllowList {

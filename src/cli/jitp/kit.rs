@@ -22,8 +22,9 @@ use clap::{Args, ValueEnum};
 use crate::cli::Failure;
 use crate::cli::Global;
 use crate::cli::Outcome;
+use crate::cli::jitp::ProfileText;
 use crate::cli::jitp::configured_issuer;
-use crate::cli::jitp::parse_template;
+use crate::cli::jitp::parse_template_text;
 use crate::cli::jitp::read_text;
 use crate::config::RawConfig;
 use crate::pki::name::AttributeType;
@@ -38,9 +39,9 @@ use place::TemplateName;
 /// `jitp kit`
 #[derive(Args)]
 pub struct KitArguments {
-    /// Take issuer and template of this profile.
-    #[arg(long, value_name = "NAME", conflicts_with = "issuer")]
-    profile: Option<String>,
+    /// Take issuer and template of this profile: a TOML file, or a name of the configuration.
+    #[arg(long, value_name = "FILE|NAME", conflicts_with = "issuer")]
+    profile: Option<PathBuf>,
     /// Name of the `[[issuer]]` to register.
     #[arg(
         long,
@@ -98,7 +99,12 @@ impl Mode {
 /// Reads issuer and template, makes the kit, writes it.
 pub fn run(global: &Global, arguments: &KitArguments) -> Outcome {
     let raw = RawConfig::read(&global.config)?;
-    let source = Source::read(&raw, arguments)?;
+    let profile = arguments.profile.as_deref();
+    let profile = profile
+        .map(|given| ProfileText::read(global, given))
+        .transpose()?;
+    let source = Source::read(profile.as_ref(), arguments)?;
+    let profile = profile.map(|profile| profile.name);
     let issuer = configured_issuer(&raw, &source.issuer)?;
     let role_name = match &arguments.role_name {
         Some(name) => name.clone(),
@@ -108,16 +114,13 @@ pub fn run(global: &Global, arguments: &KitArguments) -> Outcome {
     };
     let template_name = match &arguments.template_name {
         Some(name) => name.clone(),
-        None => format!(
-            "certfactory-{}",
-            arguments.profile.as_deref().unwrap_or(&source.issuer)
-        )
-        .parse()
-        .map_err(|error| usage(format!("{error}; give one with --template-name")))?,
+        None => format!("certfactory-{}", profile.as_ref().unwrap_or(&source.issuer))
+            .parse()
+            .map_err(|error| usage(format!("{error}; give one with --template-name")))?,
     };
     let kit = Kit {
         issuer: &issuer,
-        profile: arguments.profile.as_deref(),
+        profile: profile.as_deref(),
         body: &source.body,
         fixed: &source.fixed,
         account: &arguments.account,
@@ -163,20 +166,20 @@ struct Source {
 }
 
 impl Source {
-    fn read(raw: &RawConfig, arguments: &KitArguments) -> Result<Self, Failure> {
+    fn read(profile: Option<&ProfileText>, arguments: &KitArguments) -> Result<Self, Failure> {
         let given = arguments.template.as_deref();
-        let Some(name) = &arguments.profile else {
+        let Some(profile) = profile else {
             let path = given.ok_or_else(|| usage("--issuer needs --template"))?;
-            parse_template(path)?;
+            let text = read_text(path)?;
+            parse_template_text(path, &text)?;
             return Ok(Self {
                 issuer: arguments.issuer.clone().unwrap_or_default(),
-                body: plain_body(&read_text(path)?),
+                body: plain_body(&text),
                 fixed: BTreeMap::new(),
             });
         };
-        let toml = read_text(&raw.issuance.profiles.join(format!("{name}.toml")))?;
-        let own = Profile::template_path(&toml).map(|file| raw.issuance.profiles.join(file));
-        let text = match given.map(Path::to_owned).or(own) {
+        let name = &profile.name;
+        let text = match given.map(Path::to_owned).or(profile.template_path()) {
             Some(path) => read_text(&path)?,
             None => {
                 return Err(usage(format!(
@@ -185,7 +188,7 @@ impl Source {
             }
         };
         // The whole check: whether what the profile certifies will be provisioned by it, too.
-        let profile = Profile::parse(name, &toml, Some(&text))
+        let profile = Profile::parse(name, &profile.toml, Some(&text))
             .map_err(|faults| refused(format!("profile `{name}`: {}", faults.join("; "))))?;
         Ok(Self {
             issuer: profile.issuer,

@@ -4,6 +4,7 @@ use super::ConnectAttribute;
 use super::Context;
 use super::Request;
 use super::pattern;
+use super::pattern::Comparison;
 use super::variable;
 
 /// One key of one operator's block.
@@ -122,13 +123,13 @@ impl Condition {
     fn compare(&self, operator: Operator, found: &str, context: &Context) -> Result<bool, String> {
         let one = |value: &String| match operator {
             Operator::StringEquals | Operator::StringNotEquals => {
-                pattern::fits_value(value, found, false, context)
+                pattern::fits_value(value, found, Comparison::Exact, context)
             }
             Operator::StringLike | Operator::StringNotLike => {
-                pattern::fits_value(value, found, true, context)
+                pattern::fits_value(value, found, Comparison::Like, context)
             }
             Operator::StringEqualsIgnoreCase | Operator::Bool => {
-                pattern::fits_value(&value.to_lowercase(), &found.to_lowercase(), false, context)
+                pattern::fits_value(value, found, Comparison::IgnoringCase, context)
             }
         };
         let mut any = false;

@@ -56,7 +56,7 @@ impl Reader {
             }
         }
         match document.get("Version").and_then(Value::as_str) {
-            Some("2012-10-17" | "2008-10-17") => {}
+            Some("2012-10-17") => {}
             _ => self.fault("policy-version", "/Version", "Version must be 2012-10-17"),
         }
         match document.get("Statement") {

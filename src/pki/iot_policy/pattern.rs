@@ -3,10 +3,6 @@
 use super::Context;
 use super::variable;
 
-/// Stands for the parts of an ARN that nobody here knows.
-const UNKNOWN_REGION: &str = "region";
-const UNKNOWN_ACCOUNT: &str = "000000000000";
-
 /// One resource as it stands in the policy.
 #[derive(Clone, Debug)]
 pub(super) struct Pattern(String);
@@ -26,18 +22,12 @@ impl Pattern {
     pub(super) fn new(text: &str) -> Result<Self, String> {
         variable::check(text)?;
         let parts: Vec<&str> = text.splitn(6, ':').collect();
-        let fixed = ["arn", "aws", "iot"];
-        let aws_partitions = ["aws", "aws-cn", "aws-us-gov"];
         let fits = match parts.as_slice() {
             ["*"] => true,
             parts if parts.len() < 6 => {
                 text.ends_with('*') && glob("arn:*", &format!("{}:", parts[0]))
             }
-            parts => {
-                glob(parts[0], fixed[0])
-                    && aws_partitions.iter().any(|name| glob(parts[1], name))
-                    && glob(parts[2], fixed[2])
-            }
+            parts => is_of_aws_iot(parts),
         };
         if fits {
             Ok(Self(text.to_owned()))
@@ -52,23 +42,58 @@ impl Pattern {
     /// no value.
     pub(super) fn matches(&self, resource: &str, context: &Context) -> Result<bool, String> {
         let parts: Vec<&str> = self.0.splitn(6, ':').collect();
-        if let [_, _, _, _, _, pattern] = parts.as_slice() {
-            return Ok(fits(&pieces(pattern, context)?, resource));
+        match parts.as_slice() {
+            ["*"] => Ok(true),
+            [_, _, _, _, _, pattern] => Ok(fits(&pieces(pattern, context)?, resource)),
+            // Its last wildcard stands for the resource, too.
+            parts => Ok(is_of_aws_iot(parts)),
         }
-        let arn = format!("arn:aws:iot:{UNKNOWN_REGION}:{UNKNOWN_ACCOUNT}:{resource}");
-        Ok(fits(&pieces(&self.0, context)?, &arn))
+    }
+
+    /// Whether it holds a variable of which nothing is known here, so that only AWS can tell.
+    pub(super) fn holds_an_unknown_variable(&self) -> bool {
+        let mut names = self.0.split("${").skip(1);
+        names.any(|rest| {
+            let name = rest.split('}').next().unwrap_or_default();
+            !variable::is_known(name)
+        })
     }
 }
 
-/// Whether a text with variables, compared with wildcards or without, fits a value.
+/// Whether the first parts of an ARN, as far as they are there, are those of AWS IoT. Region and
+/// account are not compared.
+fn is_of_aws_iot(parts: &[&str]) -> bool {
+    let fits = |(index, part): (usize, &&str)| match index {
+        0 => glob(part, "arn"),
+        1 => ["aws", "aws-cn", "aws-us-gov"]
+            .iter()
+            .any(|name| glob(part, name)),
+        2 => glob(part, "iot"),
+        _ => true,
+    };
+    parts.iter().enumerate().all(fits)
+}
+
+/// How a text is compared with a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Comparison {
+    /// Character by character.
+    Exact,
+    /// With wildcards.
+    Like,
+    /// Without regard to case.
+    IgnoringCase,
+}
+
+/// Whether a text with variables fits a value.
 pub(super) fn fits_value(
     pattern: &str,
     value: &str,
-    wildcards: bool,
+    comparison: Comparison,
     context: &Context,
 ) -> Result<bool, String> {
     let mut pieces = pieces(pattern, context)?;
-    if !wildcards {
+    if comparison != Comparison::Like {
         for piece in &mut pieces {
             match piece {
                 Piece::One => *piece = Piece::Character('?'),
@@ -76,6 +101,14 @@ pub(super) fn fits_value(
                 Piece::Character(_) => {}
             }
         }
+    }
+    if comparison == Comparison::IgnoringCase {
+        for piece in &mut pieces {
+            if let Piece::Character(character) = piece {
+                character.make_ascii_lowercase();
+            }
+        }
+        return Ok(fits(&pieces, &value.to_ascii_lowercase()));
     }
     Ok(fits(&pieces, value))
 }

@@ -224,8 +224,6 @@ fn a_variable_without_a_value_keeps_its_statement_out_and_is_noted() {
             "${iot:Certificate.Subject.CommonName.1}",
             "subject lacks it",
         ),
-        ("${iot:Certificate.SerialNumber}", "none of the variables"),
-        ("${aws:CurrentTime}", "none of the variables"),
     ] {
         let note = noted(&lamp, variable);
         assert!(note.contains(why) && note.contains(variable), "{note}");
@@ -377,6 +375,48 @@ fn a_condition_that_cannot_be_decided_never_allows() {
 }
 
 #[test]
+fn a_denied_resource_with_a_variable_that_only_aws_knows_is_denied() {
+    let lamp = Lamp::new();
+    let denies = |variable: &str| {
+        let resource = arn(&format!("topic/${{{variable}}}/cmd"));
+        let deny = json!({ "Effect": "Deny", "Action": "iot:Publish", "Resource": resource });
+        let both = json!([allow("iot:Publish", "*"), deny]);
+        !lamp.may(&both, &Request::Publish("somewhere/cmd"))
+    };
+    assert!(denies("iot:Certificate.SerialNumber"));
+    assert!(denies("iot:Certificate.Issuer.CommonName"));
+    // Known, and without a value: AWS lets the statement not match.
+    assert!(!denies("iot:Certificate.Subject.Country"));
+    assert!(!denies("iot:ClientId"));
+}
+
+#[test]
+fn an_arn_that_ends_early_in_a_wildcard_stands_for_every_resource() {
+    let lamp = Lamp::new();
+    for resource in ["arn:*", "arn:aws:iot:*", "arn:aws:iot:eu-central-1:*"] {
+        let statement = json!({ "Effect": "Allow", "Action": "iot:Connect", "Resource": resource });
+        assert!(lamp.may(&statement, &CONNECT), "{resource}");
+    }
+}
+
+#[test]
+fn case_is_ignored_in_what_a_variable_stands_for_too() {
+    let lamp = Lamp {
+        client_id: "LAMP-1".to_owned(),
+        ..Lamp::new()
+    };
+    let statement = json!({ "Effect": "Allow", "Action": "iot:Connect", "Resource": "*",
+        "Condition": { "StringEqualsIgnoreCase":
+            { "iot:Certificate.Subject.CommonName": "${iot:ClientId}" } } });
+    assert!(lamp.may(&statement, &CONNECT));
+    let other = Lamp {
+        client_id: "lamp-2".to_owned(),
+        ..Lamp::new()
+    };
+    assert!(!other.may(&statement, &CONNECT));
+}
+
+#[test]
 #[allow(clippy::too_many_lines, reason = "a table")]
 fn each_fault_of_a_document_has_its_rule_and_pointer() {
     let good = allow("iot:Connect", "*");
@@ -388,6 +428,12 @@ fn each_fault_of_a_document_has_its_rule_and_pointer() {
     for (document, rule, pointer) in [
         (json!([]), "policy-json", ""),
         (json!({ "Statement": good }), "policy-version", "/Version"),
+        (
+            // Knows no variables.
+            json!({ "Version": "2008-10-17", "Statement": good }),
+            "policy-version",
+            "/Version",
+        ),
         (
             json!({ "Version": "2020-01-01", "Statement": good }),
             "policy-version",

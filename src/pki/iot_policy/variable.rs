@@ -3,6 +3,14 @@
 use super::Context;
 use crate::pki::name::AttributeType;
 
+/// Variables that are no attribute of certificate or thing.
+const KEYS: [&str; 4] = [
+    "iot:ClientId",
+    "iot:DomainName",
+    "aws:SourceIp",
+    "iot:CertificateId",
+];
+
 /// A longer value is not substituted ("X.509 certificate policy variables").
 const VALUE_LENGTH_MAX: usize = 1_024;
 
@@ -28,6 +36,19 @@ pub(super) fn value(name: &str, context: &Context) -> Result<String, String> {
         return subject(name, attribute, context);
     }
     key(name, context)
+}
+
+/// Whether this is a variable whose value, or lack of one, can be told here.
+pub(super) fn is_known(name: &str) -> bool {
+    let subject = name.strip_prefix("iot:Certificate.Subject.");
+    matches!(name, "*" | "?" | "$")
+        || KEYS.contains(&name)
+        || name.starts_with("iot:Connection.Thing.")
+        || subject.is_some_and(|attribute| {
+            // `.1` is the second value of several.
+            let (base, index) = attribute.rsplit_once('.').unwrap_or((attribute, "0"));
+            index.parse::<u8>().is_ok() && attribute_type(base).is_some()
+        })
 }
 
 /// The value of a condition key or variable, as it is.
@@ -106,7 +127,11 @@ fn subject(name: &str, attribute: &str, context: &Context) -> Result<String, Str
 
 /// One value a type, so `.0` is the value and no other index has one.
 fn subject_value<'a>(attribute: &str, context: &Context<'a>) -> Option<&'a str> {
-    let kind = match attribute.strip_suffix(".0").unwrap_or(attribute) {
+    context.subject.get(attribute_type(attribute)?)
+}
+
+fn attribute_type(attribute: &str) -> Option<AttributeType> {
+    Some(match attribute.strip_suffix(".0").unwrap_or(attribute) {
         "Country" => AttributeType::Country,
         "State" => AttributeType::StateOrProvince,
         "Organization" => AttributeType::Organization,
@@ -115,6 +140,5 @@ fn subject_value<'a>(attribute: &str, context: &Context<'a>) -> Option<&'a str> 
         "SerialNumber" => AttributeType::SerialNumber,
         "CommonName" => AttributeType::CommonName,
         _ => return None,
-    };
-    context.subject.get(kind)
+    })
 }

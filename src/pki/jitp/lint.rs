@@ -28,11 +28,18 @@ use crate::pki::name::Subject;
 /// `TemplateBody`, in characters.
 const BODY_LENGTH_MAX: usize = 10_240;
 
+/// Errors, and warnings, that are told of one template: a finding repeats the place it is at, and a
+/// template may be all faults.
+const FINDINGS_MAX: usize = 100;
+
 /// Compiles a body and says everything there is to say about it. There is a template exactly when
 /// there is no error.
 pub(super) fn compile(body: &str) -> (Option<JitpTemplate>, Report) {
     let mut lint = Lint::default();
     lint.length(body);
+    if !lint.report.errors.is_empty() {
+        return (None, lint.report);
+    }
     let template = match Node::parse(body) {
         Ok(root) => lint.root(&root),
         Err(fault) => {
@@ -50,6 +57,23 @@ pub(super) fn compile(body: &str) -> (Option<JitpTemplate>, Report) {
     (template, report)
 }
 
+fn add(findings: &mut Vec<Finding>, rule: &'static str, pointer: &str, detail: String) {
+    let (rule, pointer, detail) = match findings.len() {
+        ..FINDINGS_MAX => (rule, pointer, detail),
+        FINDINGS_MAX => (
+            "template-findings",
+            "",
+            format!("there are more than these {FINDINGS_MAX}"),
+        ),
+        _ => return,
+    };
+    findings.push(Finding {
+        rule,
+        pointer: pointer.to_owned(),
+        detail,
+    });
+}
+
 /// What was found so far.
 #[derive(Default)]
 pub(super) struct Lint {
@@ -62,20 +86,12 @@ pub(super) struct Lint {
 impl Lint {
     /// Adds an error at a JSON pointer.
     pub(super) fn fault(&mut self, rule: &'static str, pointer: &str, detail: impl Into<String>) {
-        self.report.errors.push(Finding {
-            rule,
-            pointer: pointer.to_owned(),
-            detail: detail.into(),
-        });
+        add(&mut self.report.errors, rule, pointer, detail.into());
     }
 
     /// Adds a warning at a JSON pointer.
     pub(super) fn warn(&mut self, rule: &'static str, pointer: &str, detail: impl Into<String>) {
-        self.report.warnings.push(Finding {
-            rule,
-            pointer: pointer.to_owned(),
-            detail: detail.into(),
-        });
+        add(&mut self.report.warnings, rule, pointer, detail.into());
     }
 
     fn length(&mut self, body: &str) {

@@ -750,3 +750,23 @@ fn each_bad_subject_breaks_the_rule_it_names() {
         );
     }
 }
+
+/// A body within the body limit of the service, with as many faults as fit, each at a long place.
+#[test]
+fn a_template_that_is_all_faults_makes_a_report_of_bounded_size() {
+    let long = "A".repeat(4_000);
+    let members = r#""":0,"#.repeat(1_200);
+    let text = format!(
+        r#"{{"Parameters":{{}},"Resources":{{"{long}":{{{}}}}}}}"#,
+        members.trim_end_matches(',')
+    );
+    assert!(text.chars().count() <= 10_240);
+    let (template, report) = JitpTemplate::lint(&text);
+    assert!(template.is_none());
+    assert_eq!(report.errors.len(), 101);
+    assert_eq!(report.errors.last().unwrap().rule, "template-findings");
+    // One character more than AWS takes, and nothing else is looked at.
+    let (_, report) = JitpTemplate::lint(&format!("{text}{}", " ".repeat(10_240)));
+    let rules: Vec<_> = report.errors.iter().map(|finding| finding.rule).collect();
+    assert_eq!(rules, ["template-length"]);
+}

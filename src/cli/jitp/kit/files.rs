@@ -64,7 +64,8 @@ impl Kit<'_> {
                 "ca.pem",
                 self.issuer.pem.first().cloned().unwrap_or_default(),
             ),
-            ("template-body.json", format!("{}\n", self.body)),
+            // No line end: AWS IoT counts it.
+            ("template-body.json", self.body.to_owned()),
             (
                 "registration-config.json",
                 pretty(&json!({ "templateBody": self.body, "roleArn": self.role_arn() })),

@@ -348,6 +348,10 @@ look_at_role() {
     if same_as_file "$ANSWER" role-permissions.json; then ROLE_POLICY=narrow; else ROLE_POLICY=; fi
   elif [ "$NARROW_ROLE" = yes ]; then
     ROLE_POLICY=
+  elif [ -z "$ROLE_POLICY" ] && ask iam get-role-policy --role-name "$ROLE_NAME" \
+    --policy-name "$TEMPLATE_NAME" --query PolicyDocument --output json; then
+    # An earlier run narrowed it; this one does not widen it.
+    ROLE_POLICY=narrow
   fi
 }
 
@@ -388,6 +392,10 @@ look_at_ca() {
   fi
   if [ "$name" != None ] && [ "$name" != "$TEMPLATE_NAME" ] && [ "$REPLACE" = no ]; then
     MISSING+=("the CA is registered with the template $name, and a CA has one template; --replace puts the kit's in its place")
+  fi
+  # A body without a name is ours if our role goes with it, and somebody else's if not.
+  if [ "$name" = None ] && [ "$role" != None ] && [ "$role" != "$ROLE_ARN" ] && [ "$REPLACE" = no ]; then
+    MISSING+=("the CA is registered with a template of its own and the role $role; --replace puts the kit's in its place")
   fi
   if [ "$INLINE" = no ]; then
     if [ "$name" = "$TEMPLATE_NAME" ]; then CA_CONFIG=same; fi
