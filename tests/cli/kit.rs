@@ -76,7 +76,8 @@ fn the_same_input_makes_the_same_complete_kit() {
     );
     for (name, text) in &made {
         assert!(!text.contains("@{"), "{name} has an empty place");
-        assert!(text.ends_with('\n'), "{name}");
+        // AWS IoT counts every character of the body, a line end too.
+        assert_eq!(text.ends_with('\n'), name != "template-body.json", "{name}");
         if name.ends_with(".json") {
             json(text);
         }
