@@ -15,7 +15,7 @@ use crate::cli::dev::world::World;
 pub fn first_certificate(world: &World) -> anyhow::Result<()> {
     let device = format!(
         "lamp-{}",
-        DateTime::<Utc>::format(&SystemClock.now(), "%Y%m%d-%H%M%S")
+        DateTime::<Utc>::format(&SystemClock.now(), "%Y%m%d-%H%M%S-%3f")
     );
     let dir = world.dir.join("first");
     std::fs::create_dir_all(&dir)?;
