@@ -1,6 +1,7 @@
 //! A lane: one queue, one task, one connection, one transaction at a time.
 //!
-//! Whatever waits when the connection becomes free is one batch (group commit without a timer).
+//! Whatever waits when the connection becomes free is one batch (group commit), gathered for a few
+//! milliseconds while there is more than one station.
 //! A batch that fails is run again, as the same batch, for those who still wait: that is how an
 //! unknown outcome is settled and how service returns by itself. See [`Job`] for what that asks.
 
@@ -34,6 +35,9 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 const SLOW: Duration = Duration::from_secs(2);
 /// A batch that takes this much longer still loses its connection: the server is frozen or gone.
 const STUCK: Duration = Duration::from_secs(3);
+/// Batches that have company start at least this far apart, so that what a transaction costs is
+/// shared by more rows. A lone station's rows come one at a time and never wait.
+const GATHER: Duration = Duration::from_millis(6);
 /// Longest wait for a new connection.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
 /// First and longest pause between two attempts while the server is down. Well below the five
@@ -85,6 +89,7 @@ impl<J: Job> Lane<J> {
             arrivals,
             connection: None,
             failures: 0,
+            gathers_until: None,
             vitals: Arc::clone(&vitals),
             metrics,
         };
@@ -126,6 +131,8 @@ struct Committer<J: Job> {
     connection: Option<PgConnection>,
     /// Failures of the server since it last worked.
     failures: u32,
+    /// Until when the next batch gathers, since the last one had more than one row.
+    gathers_until: Option<Instant>,
     vitals: Arc<Vitals>,
     metrics: Arc<LedgerMetrics>,
 }
@@ -152,9 +159,25 @@ impl<J: Job> Committer<J> {
         };
         let mut batch = Vec::new();
         match timeout(idle, self.arrivals.recv_many(&mut batch, J::BATCH_MAX)).await {
-            Ok(0) => None,
-            Ok(_) | Err(_) => Some(batch),
+            Ok(0) => return None,
+            Ok(_) => self.gather(&mut batch).await,
+            Err(_) => {}
         }
+        Some(batch)
+    }
+
+    /// Lets a batch grow until [`GATHER`] after the start of the one before.
+    async fn gather(&mut self, batch: &mut Vec<Waiting<J>>) {
+        let until = self.gathers_until.filter(|until| *until > Instant::now());
+        if let Some(until) = until {
+            tokio::time::sleep_until(until.into()).await;
+            while batch.len() < J::BATCH_MAX
+                && let Ok(waiting) = self.arrivals.try_recv()
+            {
+                batch.push(waiting);
+            }
+        }
+        self.gathers_until = (batch.len() > 1).then(|| Instant::now() + GATHER);
     }
 
     /// Runs a batch until each of its callers has an answer or has gone.
