@@ -5,6 +5,7 @@
 pub mod clock;
 pub mod error;
 pub mod issue;
+pub mod order;
 pub mod recover;
 pub mod verification;
 
@@ -107,6 +108,8 @@ pub enum Reservation {
     Reserved,
     /// Something it claims is taken. At least one entry.
     Taken(Vec<Prior>),
+    /// Nothing it claims is taken, but its work order does not take it.
+    Barred(order::OrderRefusal),
 }
 
 /// An earlier intent that holds what a new one claims.
@@ -386,6 +389,8 @@ pub struct Ca {
     pub signer: Arc<dyn Signer>,
     /// The database, for writing.
     pub ledger: Arc<dyn Ledger>,
+    /// The work orders.
+    pub orders: Arc<dyn order::OrderBook>,
     /// The database, for reading.
     pub archive: Arc<dyn Archive>,
     /// The time.

@@ -11,6 +11,7 @@ pub mod doctor;
 pub mod issuer;
 pub mod jitp;
 pub mod migrate;
+pub mod order;
 pub mod serve;
 
 use std::os::unix::process::CommandExt;
@@ -68,6 +69,9 @@ enum Command {
     /// Device certificates, through a running service.
     #[command(subcommand)]
     Cert(cert::CertCommand),
+    /// Work orders, through a running service.
+    #[command(subcommand)]
+    Order(order::OrderCommand),
     /// AWS IoT provisioning templates.
     #[command(subcommand)]
     Jitp(jitp::JitpCommand),
@@ -128,6 +132,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Config(command) => config::run(&global, &command),
         Command::Issuer(command) => issuer::run(&global, &command),
         Command::Cert(command) => cert::run(&global, &command),
+        Command::Order(command) => order::run(&global, &command),
         Command::Jitp(command) => jitp::run(&global, &command),
         Command::Benchmark(command) => benchmark::run(&global, &command),
     };

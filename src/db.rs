@@ -1,4 +1,5 @@
 //! The PostgreSQL adapter: [`ledger::PgLedger`] implements [`crate::ca::Ledger`] and
+//! [`crate::ca::order::OrderBook`],
 //! [`archive::PgArchive`] implements [`crate::ca::Archive`].
 //!
 //! Four rules hold in this room:
@@ -23,6 +24,7 @@ pub mod migrate;
 pub mod principals;
 
 mod lane;
+mod orders;
 mod record;
 mod reserve;
 mod row;

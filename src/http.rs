@@ -8,6 +8,7 @@ pub mod issuers;
 pub mod jitp;
 pub mod middleware;
 pub mod ops;
+pub mod orders;
 pub mod principal;
 pub mod problem;
 
@@ -34,6 +35,18 @@ pub fn api(config: &mut ServiceConfig) {
             readable("/v1/certificates/{serial_number}").route(web::get().to(certificates::show)),
         )
         .service(readable("/v1/devices/{certificate_id}").route(web::get().to(devices::show)))
+        .service(
+            web::resource("/v1/orders")
+                .route(web::post().to(orders::create))
+                .route(web::get().to(orders::list))
+                .default_service(web::to(|| ready(not_allowed("GET, POST")))),
+        )
+        .service(readable("/v1/orders/{name}").route(web::get().to(orders::show)))
+        .service(
+            web::resource("/v1/orders/{name}/closure")
+                .route(web::post().to(orders::close))
+                .default_service(web::to(|| ready(not_allowed("POST")))),
+        )
         .service(readable("/v1/profiles").route(web::get().to(issuers::profiles)))
         .service(readable("/v1/issuers").route(web::get().to(issuers::list)))
         .service(
@@ -104,6 +117,10 @@ fn not_allowed(allow: &'static str) -> Result<HttpResponse, Problem> {
         certificates::search::search,
         certificates::show,
         devices::show,
+        orders::create,
+        orders::list,
+        orders::show,
+        orders::close,
         issuers::profiles,
         issuers::list,
         issuers::certificate,
@@ -113,6 +130,6 @@ fn not_allowed(allow: &'static str) -> Result<HttpResponse, Problem> {
         jitp::evaluate,
         documents::problem_page
     ),
-    tags((name = "certificates"), (name = "public"), (name = "jitp"))
+    tags((name = "certificates"), (name = "orders"), (name = "public"), (name = "jitp"))
 )]
 pub struct Api;

@@ -2,6 +2,7 @@
 
 use crate::ca::LedgerFault;
 use crate::ca::SignerFault;
+use crate::ca::order::OrderRefusal;
 use crate::pki::csr::CsrFault;
 use crate::pki::lint::LintFault;
 use crate::pki::lint::TbsFault;
@@ -22,6 +23,12 @@ pub enum IssueError {
     /// The profile refuses it.
     #[error("the profile refuses the request")]
     Refused(Refusal),
+    /// The profile is made to order only.
+    #[error("profile `{0}` needs a work order")]
+    OrderRequired(String),
+    /// The work order does not take the device.
+    #[error(transparent)]
+    Order(OrderRefusal),
     /// The validity the profile asks for cannot be given by its issuer.
     #[error(transparent)]
     Validity(ValidityFault),

@@ -128,6 +128,9 @@ impl Ca {
             .profiles
             .get(&request.profile)
             .ok_or_else(|| IssueError::UnknownProfile(request.profile.clone()))?;
+        if profile.order_required && request.order.is_none() {
+            return Err(IssueError::OrderRequired(profile.name.clone()));
+        }
         let issuer = self.issuer(&profile.issuer)?;
         let admission = profile
             .admit(&csr, request.subject.as_ref())
@@ -200,6 +203,7 @@ impl Ca {
                     replayed: false,
                 })
             }
+            Reservation::Barred(refusal) => Err(IssueError::Order(refusal)),
             Reservation::Taken(priors) => {
                 let prior = same_request(&intent, priors)?;
                 let record = self.replay(prior, deadline).await?;

@@ -1,4 +1,4 @@
-//! [`PgLedger`]: group commit over three lanes, one for each kind of transaction.
+//! [`PgLedger`]: group commit over lanes, one for each kind of transaction.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,11 +13,17 @@ use crate::ca::LedgerFault;
 use crate::ca::Outcome;
 use crate::ca::PortFuture;
 use crate::ca::Reservation;
+use crate::ca::order::Created;
+use crate::ca::order::OrderBook;
+use crate::ca::order::OrderState;
+use crate::ca::order::WorkOrder;
 use crate::db::config::DbConfig;
 use crate::db::config::Purpose;
 use crate::db::error::DbFault;
 use crate::db::lane::Job;
 use crate::db::lane::Lane;
+use crate::db::orders::OrderAnswer;
+use crate::db::orders::OrderJob;
 use crate::db::record::Record;
 use crate::db::reserve::Reserve;
 use crate::db::settle::Settle;
@@ -39,6 +45,7 @@ pub struct PgLedger {
     reservations: Lane<Reserve>,
     outcomes: Lane<Record>,
     settlements: Lane<Settle>,
+    orders: Lane<OrderJob>,
     vitals: Arc<Vitals>,
 }
 
@@ -46,12 +53,13 @@ impl PgLedger {
     /// Starts the lanes on the current Tokio runtime. Does not wait for the database: see
     /// [`Ledger::ready`]. Fails only when the URL is none.
     pub fn start(config: &DbConfig, metrics: &Arc<LedgerMetrics>) -> Result<Arc<Self>, DbFault> {
-        let lanes = [Reserve::LANE, Record::LANE, Settle::LANE];
+        let lanes = [Reserve::LANE, Record::LANE, Settle::LANE, OrderJob::LANE];
         let vitals = Arc::new(Vitals::new(&lanes, metrics.up.clone()));
         Ok(Arc::new(Self {
             reservations: lane(config, &vitals, metrics)?,
             outcomes: lane(config, &vitals, metrics)?,
             settlements: lane(config, &vitals, metrics)?,
+            orders: lane(config, &vitals, metrics)?,
             vitals,
         }))
     }
@@ -60,6 +68,57 @@ impl PgLedger {
         self.settlements
             .submit(job, Instant::now() + SETTLEMENT_MAX)
             .await
+    }
+}
+
+impl PgLedger {
+    async fn book(&self, job: OrderJob) -> Result<OrderAnswer, LedgerFault> {
+        self.orders
+            .submit(job, Instant::now() + SETTLEMENT_MAX)
+            .await
+    }
+}
+
+impl OrderBook for PgLedger {
+    fn create(&self, order: WorkOrder, by: String) -> PortFuture<'_, Result<Created, LedgerFault>> {
+        Box::pin(async move {
+            match self.book(OrderJob::Create(order, by)).await? {
+                OrderAnswer::Create(created) => Ok(*created),
+                OrderAnswer::Show(_) | OrderAnswer::List(_) => Err(mixed_up()),
+            }
+        })
+    }
+
+    fn close(
+        &self,
+        name: String,
+        by: String,
+    ) -> PortFuture<'_, Result<Option<OrderState>, LedgerFault>> {
+        Box::pin(async move { one(self.book(OrderJob::Close(name, by)).await?) })
+    }
+
+    fn show(&self, name: String) -> PortFuture<'_, Result<Option<OrderState>, LedgerFault>> {
+        Box::pin(async move { one(self.book(OrderJob::Show(name)).await?) })
+    }
+
+    fn list(
+        &self,
+        after: Option<String>,
+        limit: i64,
+    ) -> PortFuture<'_, Result<Vec<OrderState>, LedgerFault>> {
+        Box::pin(async move {
+            match self.book(OrderJob::List(after, limit)).await? {
+                OrderAnswer::List(orders) => Ok(orders),
+                OrderAnswer::Create(_) | OrderAnswer::Show(_) => Err(mixed_up()),
+            }
+        })
+    }
+}
+
+fn one(answer: OrderAnswer) -> Result<Option<OrderState>, LedgerFault> {
+    match answer {
+        OrderAnswer::Show(order) => Ok(*order),
+        OrderAnswer::Create(_) | OrderAnswer::List(_) => Err(mixed_up()),
     }
 }
 
@@ -133,5 +192,5 @@ impl Ledger for PgLedger {
 }
 
 fn mixed_up() -> LedgerFault {
-    LedgerFault::Unavailable("the settlement lane mixed up its answers".to_owned())
+    LedgerFault::Unavailable("a lane mixed up its answers".to_owned())
 }

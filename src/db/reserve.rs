@@ -13,7 +13,9 @@ use crate::ca::Intent;
 use crate::ca::LedgerFault;
 use crate::ca::Prior;
 use crate::ca::Reservation;
+use crate::ca::order::OrderRefusal;
 use crate::db::lane::Job;
+use crate::db::orders::Locked;
 use crate::db::row;
 use crate::db::row::intent_columns;
 use crate::db::row::outcome_columns;
@@ -92,8 +94,9 @@ const HOLDERS: &str = concat!(
         ON true"
 );
 
-/// Times a row is offered again when its holder was abandoned between the two statements.
-const OFFERS_MAX: usize = 3;
+/// Times a row is offered again: its holder was abandoned between the two statements, or the order
+/// has room after all because a row before it was none.
+const OFFERS_MAX: usize = 4;
 
 /// One intent to store.
 pub(super) struct Reserve(pub(super) Intent);
@@ -116,28 +119,46 @@ impl Job for Reserve {
         });
         let mut stored: HashSet<Uuid> = HashSet::with_capacity(jobs.len());
         let mut refused: HashMap<Uuid, Vec<Prior>> = HashMap::new();
+        let mut barred: HashMap<Uuid, OrderRefusal> = HashMap::new();
+        let ordered = open.iter().any(|intent| intent.order.is_some());
+        let mut orders = Locked::begin(connection, &open).await?;
         for _ in 0..OFFERS_MAX {
+            let (fit, unfit) = orders.part(&open);
             let is_device = |intent: &&Intent| intent.kind == LeafKind::Device;
-            let (devices, verifications) = open.split_at(open.partition_point(is_device));
+            let (devices, verifications) = fit.split_at(fit.partition_point(is_device));
             stored.extend(admit(connection, ADMIT_DEVICES, devices).await?);
             if !verifications.is_empty() {
                 stored.extend(admit(connection, ADMIT_VERIFICATIONS, verifications).await?);
             }
+            for intent in fit.iter().filter(|intent| stored.contains(&intent.id)) {
+                orders.count(intent);
+            }
             open.retain(|intent| !stored.contains(&intent.id));
             if !open.is_empty() {
+                // An order that takes nothing more still answers for what it took.
                 holders(connection, &open, &mut stored, &mut refused).await?;
                 open.retain(|i| !stored.contains(&i.id) && !refused.contains_key(&i.id));
             }
+            for (intent, refusal) in unfit {
+                if !orders.may_change(&refusal) {
+                    barred.insert(intent.id, refusal);
+                }
+            }
+            open.retain(|intent| !barred.contains_key(&intent.id));
             if open.is_empty() {
                 break;
             }
         }
+        Locked::commit(connection, ordered).await?;
         let answer = |job: &Arc<Self>| {
             if stored.contains(&job.0.id) {
                 return Ok(Reservation::Reserved);
             }
-            match refused.get(&job.0.id) {
-                Some(priors) => Ok(Reservation::Taken(priors.iter().map(copy).collect())),
+            if let Some(priors) = refused.get(&job.0.id) {
+                return Ok(Reservation::Taken(priors.iter().map(copy).collect()));
+            }
+            match barred.get(&job.0.id) {
+                Some(refusal) => Ok(Reservation::Barred(refusal.clone())),
                 None => Err(LedgerFault::Unavailable(
                     "what the request claims changes too often".to_owned(),
                 )),

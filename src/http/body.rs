@@ -6,11 +6,15 @@
 use std::time::Duration;
 
 use actix_web::HttpMessage;
+use actix_web::HttpRequest;
 use actix_web::dev::Payload;
 use actix_web::dev::ServiceRequest;
+use actix_web::http::header;
 use actix_web::web::{Bytes, BytesMut};
 use futures_util::StreamExt;
+use serde::de::DeserializeOwned;
 
+use crate::http::certificates;
 use crate::http::problem::Problem;
 use crate::http::problem::Slug;
 
@@ -37,6 +41,19 @@ pub async fn take(request: &mut ServiceRequest) -> Body {
             "the body did not arrive in time",
         ))
     }))
+}
+
+/// A JSON body, whose `Content-Type` says that it is one.
+pub(super) fn json<T: DeserializeOwned>(request: &HttpRequest) -> Result<T, Problem> {
+    let plain = !request.headers().contains_key(header::CONTENT_ENCODING);
+    if request.content_type() != "application/json" || !plain {
+        return Err(Problem::new(
+            Slug::UnsupportedMediaType,
+            "send application/json without Content-Encoding",
+        ));
+    }
+    let body = certificates::body(request)?;
+    serde_json::from_slice(&body).map_err(|error| certificates::json_problem(&error))
 }
 
 async fn read(mut payload: Payload) -> Result<Bytes, Problem> {

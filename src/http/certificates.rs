@@ -21,6 +21,7 @@ use crate::ca::Principal;
 use crate::ca::Role;
 use crate::ca::issue::IssueRequest;
 use crate::ca::issue::IssuedCertificate;
+use crate::ca::order;
 use crate::http::body::Body;
 use crate::http::middleware::LogFields;
 use crate::http::principal::Authenticated;
@@ -33,9 +34,6 @@ use crate::pki::issuer::Issuer;
 use crate::pki::name::each_name_once;
 use crate::pki::pem;
 use crate::pki::serial::SerialNumber;
-
-/// Longest work order name.
-const ORDER_LENGTH_MAX: usize = 64;
 
 /// How long an issuance may take; from the configuration.
 #[derive(Clone, Copy)]
@@ -239,22 +237,16 @@ fn command(request: &HttpRequest, deadline: Instant) -> Result<IssueRequest, Pro
             .map_err(|e| Problem::new(Slug::InvalidParameter, e.to_string()))?;
         (query.profile, body.to_vec(), None, query.order)
     };
-    if let Some(order) = &order {
-        let fits = (1..=ORDER_LENGTH_MAX).contains(&order.len())
-            && order.bytes().all(|b| b.is_ascii_graphic());
-        if !fits {
-            let slug = if json {
-                Slug::InvalidField
-            } else {
-                Slug::InvalidParameter
-            };
-            return Err(Problem::new(
-                slug,
-                format!(
-                    "order: must be 1 to {ORDER_LENGTH_MAX} printable ASCII characters without space"
-                ),
-            ));
-        }
+    if order.as_deref().is_some_and(|name| !order::is_name(name)) {
+        let slug = if json {
+            Slug::InvalidField
+        } else {
+            Slug::InvalidParameter
+        };
+        return Err(Problem::new(
+            slug,
+            "order: must be 1 to 64 printable ASCII characters without space or / ? # %",
+        ));
     }
     Ok(IssueRequest {
         profile,

@@ -2,18 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use actix_web::HttpMessage;
 use actix_web::HttpRequest;
-use actix_web::http::header;
 use actix_web::web;
 use actix_web::web::{Data, Json};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::ca::Ca;
 use crate::ca::Principal;
 use crate::ca::Role;
+use crate::http::body;
 use crate::http::certificates;
 use crate::http::principal::Authenticated;
 use crate::http::problem::Problem;
@@ -118,7 +116,7 @@ pub async fn lint(
     _who: Authenticated,
     ca: Data<Ca>,
 ) -> Result<Json<Report>, Problem> {
-    let body: LintBody = json(&request)?;
+    let body: LintBody = body::json(&request)?;
     // Thousands of subjects are tried: not on a thread that other requests wait for.
     let report = web::block(move || report(&body, &ca)).await;
     report.map_err(internal)?.map(Json)
@@ -159,7 +157,7 @@ pub async fn evaluate(
     who: Authenticated,
     ca: Data<Ca>,
 ) -> Result<Json<impl Serialize>, Problem> {
-    let body: EvaluateBody = json(&request)?;
+    let body: EvaluateBody = body::json(&request)?;
     let template;
     let basis = match (body.template, &body.profile) {
         (Some(text), None) => {
@@ -263,16 +261,4 @@ impl From<TemplateFault> for Problem {
 
 fn invalid(detail: &str) -> Problem {
     Problem::new(Slug::InvalidField, detail)
-}
-
-fn json<T: DeserializeOwned>(request: &HttpRequest) -> Result<T, Problem> {
-    let plain = !request.headers().contains_key(header::CONTENT_ENCODING);
-    if request.content_type() != "application/json" || !plain {
-        return Err(Problem::new(
-            Slug::UnsupportedMediaType,
-            "send application/json without Content-Encoding",
-        ));
-    }
-    let body = certificates::body(request)?;
-    serde_json::from_slice(&body).map_err(|error| certificates::json_problem(&error))
 }

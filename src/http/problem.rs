@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::ca::LedgerFault;
 use crate::ca::SignerFault;
 use crate::ca::error::IssueError;
+use crate::ca::order::OrderRefusal;
 use crate::pki::Violation;
 use crate::pki::csr::CsrFault;
 use crate::pki::key_policy::KeyFault;
@@ -65,11 +66,15 @@ slugs! {
     DeviceAlreadyCertified = "device-already-certified", CONFLICT, "The device already has a certificate";
     PublicKeyAlreadyCertified = "public-key-already-certified", CONFLICT, "The public key is already certified";
     RequestInProgress = "request-in-progress", CONFLICT, "The same request is still being worked on";
+    OrderExists = "order-exists", CONFLICT, "Another work order has this name";
     ReworkConflict = "rework-conflict", CONFLICT, "The rework does not fit the device's state";
     Gone = "gone", GONE, "It is no longer here";
     PayloadTooLarge = "payload-too-large", PAYLOAD_TOO_LARGE, "The body is too large";
     UnsupportedMediaType = "unsupported-media-type", UNSUPPORTED_MEDIA_TYPE, "The body's media type is not supported";
     UnknownProfile = "unknown-profile", UNPROCESSABLE_ENTITY, "There is no such profile";
+    UnknownOrder = "unknown-order", UNPROCESSABLE_ENTITY, "There is no such work order";
+    OrderRequired = "order-required", UNPROCESSABLE_ENTITY, "The profile is made to order only";
+    OrderMismatch = "order-mismatch", UNPROCESSABLE_ENTITY, "The device is not what was ordered";
     CsrSignatureInvalid = "csr-signature-invalid", UNPROCESSABLE_ENTITY, "The certification request's signature does not verify";
     CsrSignatureAlgorithm = "csr-signature-algorithm", UNPROCESSABLE_ENTITY, "The certification request's signature algorithm is not accepted";
     CsrAttributeNotAllowed = "csr-attribute-not-allowed", UNPROCESSABLE_ENTITY, "The certification request has an attribute that is not accepted";
@@ -219,6 +224,8 @@ impl From<IssueError> for Problem {
             IssueError::UnknownProfile(_) => Self::new(Slug::UnknownProfile, detail),
             IssueError::Csr(fault) => fault.into(),
             IssueError::Refused(refusal) => refusal.into(),
+            IssueError::OrderRequired(_) => Self::new(Slug::OrderRequired, detail),
+            IssueError::Order(refusal) => refusal.into(),
             IssueError::Validity(_) => Self::new(Slug::Validity, detail),
             IssueError::TooLong(_) => {
                 let violation = Violation {
@@ -262,6 +269,21 @@ impl From<IssueError> for Problem {
             .with_cause(detail),
             IssueError::Lint(_) | IssueError::Random(_) | IssueError::Inconsistent(_) => {
                 internal(detail)
+            }
+        }
+    }
+}
+
+impl From<OrderRefusal> for Problem {
+    fn from(refusal: OrderRefusal) -> Self {
+        let detail = refusal.to_string();
+        match refusal {
+            OrderRefusal::Unknown(_) => Self::new(Slug::UnknownOrder, detail),
+            OrderRefusal::Closed(..) => Self::new(Slug::OrderClosed, detail),
+            OrderRefusal::Exhausted(_) => Self::new(Slug::OrderExhausted, detail),
+            OrderRefusal::Station(_) => Self::new(Slug::Forbidden, detail),
+            OrderRefusal::Mismatch(_, violations) => {
+                Self::new(Slug::OrderMismatch, detail).with_violations(violations)
             }
         }
     }

@@ -26,6 +26,7 @@ use std::collections::BTreeMap;
 /// slot = "identity"                        # identities are unique within a slot; default identity
 /// key_algorithms = ["P-256"]               # P-256, P-384, RSA-2048, RSA-3072, RSA-4096
 /// certificate_length_max = 2048            # octets, default 4096
+/// order_required = false                   # default; true: issued under a work order only
 /// jitp_template = "jitp-lightbulb.json"    # beside the profile; may be left out
 /// jitp_undocumented = false                # default; true: the template's functions, mappings and
 ///                                          # device configuration were tried in the account
@@ -57,6 +58,8 @@ pub struct Profile {
     pub backdate_seconds: u32,
     /// Largest certificate in octets (a microcontroller's flash).
     pub certificate_length_max: usize,
+    /// Whether it issues under a work order only.
+    pub order_required: bool,
     /// Attributes every certificate must have.
     pub required: Vec<AttributeType>,
     /// Attributes it may have.

@@ -11,6 +11,7 @@ fn a_device_is_found_by_the_hash_of_its_certificate() {
     let world = shared();
     let device = Device::p256();
     let mut request = device.request("lightbulb");
+    world.order(&format!("WO-{}", device.name), "lightbulb");
     request["order"] = format!("WO-{}", device.name).into();
     let body = issued(&world.client("station-01").issue(&request));
     let der = X509::from_pem(body["certificate"].as_str().unwrap().as_bytes())

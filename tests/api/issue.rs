@@ -183,6 +183,7 @@ fn a_bare_request_will_do_in_pem_and_in_der() {
         } else {
             pem.into_bytes()
         };
+        shared().order("WO-17", "lightbulb");
         let response = station.send(
             "POST",
             "/v1/certificates?profile=lightbulb&order=WO-17",

@@ -10,6 +10,7 @@ fn every_filter_finds_the_certificate_and_misses_the_others() {
     let world = shared();
     let device = Device::p256();
     let mut request = device.request("lightbulb");
+    world.order(&format!("WO-{}", device.name), "lightbulb");
     request["order"] = format!("WO-{}", device.name).into();
     let body = issued(&world.client("station-01").issue(&request));
     issued(
@@ -57,6 +58,7 @@ fn every_filter_finds_the_certificate_and_misses_the_others() {
 #[test]
 fn pages_hold_everything_once_newest_first() {
     let world = shared();
+    world.order(&format!("WO-pages-{}", std::process::id()), "workshop");
     let mut made = Vec::new();
     for _ in 0..7 {
         let device = Device::p256();
@@ -150,6 +152,7 @@ fn wrong_parameters_are_named() {
 fn all_matches_stream_as_lines_and_as_a_table() {
     let world = shared();
     let order = format!("=WO-stream-{}", std::process::id());
+    world.order(&order, "lightbulb");
     for _ in 0..3 {
         let mut request = Device::p256().request("lightbulb");
         request["order"] = order.clone().into();

@@ -87,6 +87,12 @@ def make_csr(subject, key):
     ).stdout
 
 
+def make_order(name, profile="lightbulb"):
+    """A work order with room for every device of a test."""
+    certfactory("order", "create", name, "--profile", profile, "--quantity", "1000")
+    return name
+
+
 class Device:
     """A device with a certificate of the factory: REST's answer in `body`."""
 

@@ -43,6 +43,7 @@ class CertificateProvider(AwsTest):
                 self.log = json.loads(log.getvalue())
 
     def test_the_factory_issues_for_the_csrs_key_and_records_it(self):
+        support.make_order("WO-fleet")
         answer = self.asks(self.load(ORDER="WO-fleet"), self.csr)
         self.assertEqual(set(answer), {"certificatePem"})
         self.assertEqual(public_key("x509", answer["certificatePem"]), public_key("req", self.csr))

@@ -145,7 +145,7 @@ class JustInTimeRegistration(AwsTest):
         self.assert_in(device)
 
     def test_an_exported_list_is_as_good_as_the_service(self):
-        order = f"WO-{os.urandom(6).hex()}"
+        order = support.make_order(f"WO-{os.urandom(6).hex()}")
         device, late = Device(order=order), Device()
         self.pending(device)
         self.pending(late)
@@ -175,7 +175,7 @@ class JustInTimeRegistration(AwsTest):
             self.comes(handler, late)
 
     def test_a_table_is_as_good_as_the_service_and_what_it_calls_revoked_is_revoked(self):
-        order = f"WO-{os.urandom(6).hex()}"
+        order = support.make_order(f"WO-{os.urandom(6).hex()}")
         device, revoked = Device(order=order), Device(order=order)
         self.pending(device)
         self.pending(revoked)

@@ -20,7 +20,7 @@ class WithoutTheCa(AwsTest):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.order = f"WO-{os.urandom(6).hex()}"
+        cls.order = support.make_order(f"WO-{os.urandom(6).hex()}")
         cls.devices = [Device(order=cls.order) for _ in range(COUNT)]
         cls.folder = Path(support.FILES.name, cls.order)
         export = ("cert", "export", "--format", "certificates", "--filter", f"order={cls.order}")

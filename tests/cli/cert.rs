@@ -119,6 +119,7 @@ fn der_is_the_certificate_alone() {
 fn json_is_the_answer_of_the_api() {
     let bench = Bench::new();
     let order = format!("WO-{}", bench.device.name);
+    shared().order(&order, "lightbulb");
     let issued = bench
         .issue(shared(), "-", &["--json", "--order", &order])
         .ok()

@@ -16,6 +16,7 @@ use crate::text;
 /// Devices of one work order, and the filter that finds them.
 fn order(count: usize, client: &str) -> (Vec<Value>, String) {
     let name = format!("WO-{}", Device::p256().name);
+    shared().order(&name, "lightbulb");
     let bodies = (0..count)
         .map(|_| {
             let mut request = Device::p256().request("lightbulb");

@@ -21,6 +21,7 @@ use crate::fixture::intent;
 use crate::fixture::intent_for;
 use crate::fixture::issue;
 use crate::fixture::ledger;
+use crate::fixture::order;
 use crate::fixture::serial_number;
 use crate::fixture::soon;
 use crate::postgres::Postgres;
@@ -38,6 +39,7 @@ async fn each_filter_finds_its_certificates_and_no_others() {
         device: "identity-of-its-own".into(),
         ..intent_for("lamp-x")
     };
+    order(&ledger, "WO-17", "workshop", 1).await;
     issue(&ledger, &intent()).await;
     let record = issue(&ledger, &wanted).await;
     issue(&ledger, &intent()).await;

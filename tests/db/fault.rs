@@ -295,7 +295,7 @@ async fn station(ledger: Arc<PgLedger>, stop: Arc<AtomicBool>) -> Vec<Certificat
         let deadline = Instant::now() + Duration::from_secs(2);
         match ledger.reserve(wanted.clone(), deadline).await {
             Ok(Reservation::Reserved) => {}
-            Ok(Reservation::Taken(priors)) => panic!("all devices are new: {priors:?}"),
+            Ok(other) => panic!("all devices are new: {other:?}"),
             Err(_) => {
                 tokio::time::sleep(Duration::from_millis(10)).await;
                 continue;

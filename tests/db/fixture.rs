@@ -32,6 +32,9 @@ use uuid::Uuid;
 use certfactory::ca::Intent;
 use certfactory::ca::Ledger;
 use certfactory::ca::Reservation;
+use certfactory::ca::order::Created;
+use certfactory::ca::order::OrderBook;
+use certfactory::ca::order::WorkOrder;
 use certfactory::db::ledger::PgLedger;
 use certfactory::metrics::LedgerMetrics;
 use certfactory::pki::certificate::Signature;
@@ -167,6 +170,21 @@ pub async fn issue(ledger: &PgLedger, intent: &Intent) -> certfactory::ca::Certi
         .record(intent.clone(), sign(intent), soon())
         .await
         .unwrap()
+}
+
+/// Creates a work order that any station may book on.
+pub async fn order(ledger: &PgLedger, name: &str, profile: &str, quantity: i64) {
+    let order = WorkOrder {
+        name: name.into(),
+        profile: profile.into(),
+        quantity,
+        devices: None,
+        stations: Vec::new(),
+        opens_at: None,
+        closes_at: None,
+    };
+    let created = ledger.create(order, "operator".into()).await.unwrap();
+    assert!(matches!(created, Created::New(_)), "{created:?}");
 }
 
 /// Polls until it holds; returns how long that took.

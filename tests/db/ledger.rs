@@ -15,6 +15,7 @@ use openssl::sha::sha256;
 use crate::fixture::intent;
 use crate::fixture::issue;
 use crate::fixture::ledger;
+use crate::fixture::order;
 use crate::fixture::sign;
 use crate::fixture::soon;
 use crate::postgres::Postgres;
@@ -25,6 +26,7 @@ async fn what_was_recorded_is_what_is_read_back() {
     let ledger = ledger(&database).await;
     let mut wanted = intent();
     wanted.idempotency_key = Some("key-1".into());
+    order(&ledger, "WO-17", "lightbulb", 1).await;
     wanted.order = Some("WO-17".into());
     ledger.reserve(wanted.clone(), soon()).await.unwrap();
     assert!(
@@ -97,6 +99,7 @@ async fn of_sixty_four_equal_claims_at_once_exactly_one_is_reserved() {
         match task.await.unwrap() {
             Reservation::Reserved => reserved += 1,
             Reservation::Taken(priors) => assert_eq!(claims(&priors), ["Device", "Idempotency"]),
+            Reservation::Barred(refusal) => panic!("{refusal}"),
         }
     }
     assert_eq!(reserved, 1);
@@ -270,7 +273,7 @@ async fn a_row_that_always_fails_is_refused_alone() {
     for task in tasks {
         match task.await.unwrap() {
             Ok(Reservation::Reserved) => {}
-            Ok(Reservation::Taken(priors)) => panic!("{priors:?}"),
+            Ok(other) => panic!("{other:?}"),
             Err(fault) => refused.push(fault),
         }
     }
@@ -392,7 +395,7 @@ const POISON: &str = "
 async fn taken(ledger: &certfactory::db::ledger::PgLedger, intent: Intent) -> Vec<Prior> {
     match ledger.reserve(intent, soon()).await.unwrap() {
         Reservation::Taken(priors) => priors,
-        Reservation::Reserved => panic!("reserved"),
+        other => panic!("{other:?}"),
     }
 }
 

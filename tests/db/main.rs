@@ -18,5 +18,6 @@ mod fault;
 mod fixture;
 mod kind;
 mod ledger;
+mod orders;
 mod schema;
 mod startup;

@@ -77,6 +77,17 @@ impl World {
         )
     }
 
+    /// Creates a work order of this name that is large enough, unless it is there.
+    pub fn order(&self, name: &str, profile: &str) {
+        let body = serde_json::json!({ "name": name, "profile": profile, "quantity": 1_000_000 });
+        let headers = [("Content-Type", "application/json")];
+        let body = body.to_string();
+        let made =
+            self.client("operator")
+                .send("POST", "/v1/orders", &headers, Some(body.as_bytes()));
+        assert!(matches!(made.status, 200 | 201), "{made:?}");
+    }
+
     /// Calls the API without a client certificate.
     pub fn nobody(&self) -> Curl {
         Curl::new(&self.url, &self.dir.join("tls/ca.pem"), None)

@@ -33,6 +33,8 @@ struct RawProfile {
     key_algorithms: Vec<String>,
     #[serde(default = "certificate_length_max")]
     certificate_length_max: usize,
+    #[serde(default)]
+    order_required: bool,
     jitp_template: Option<String>,
     #[serde(default)]
     jitp_undocumented: bool,
@@ -142,6 +144,7 @@ fn complete(
         validity,
         backdate_seconds: raw.validity.backdate_seconds,
         certificate_length_max: raw.certificate_length_max,
+        order_required: raw.order_required,
         required: subject.required,
         optional: subject.optional,
         fixed: subject.fixed,

@@ -1,0 +1,162 @@
+//! Work orders: how many devices may be certified, of which profile, by whom and until when.
+//!
+//! The definition never changes; what changes is the count, which the ledger keeps in the
+//! transaction of the intents it counts. [`WorkOrder::admits`] is the rule for one intent.
+
+use chrono::{DateTime, Utc};
+
+use crate::ca::Intent;
+use crate::ca::LedgerFault;
+use crate::ca::PortFuture;
+use crate::pki::Violation;
+
+/// Longest name, in octets.
+pub const NAME_LENGTH_MAX: usize = 64;
+
+/// Whether an order could have this name: 1 to 64 printable ASCII characters without space, none of
+/// which would mean something else in an address.
+#[must_use]
+pub fn is_name(text: &str) -> bool {
+    (1..=NAME_LENGTH_MAX).contains(&text.len())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_graphic() && !b"/?#%".contains(&b))
+        && text != "."
+        && text != ".."
+}
+
+/// What an operator ordered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkOrder {
+    /// Unique name; see [`is_name`].
+    pub name: String,
+    /// The one profile it is for.
+    pub profile: String,
+    /// Certificates that may be live or on their way under it, 1 or more.
+    pub quantity: i64,
+    /// First and last device identity, of one length, compared octet by octet. `None`: any device.
+    pub devices: Option<(String, String)>,
+    /// Principals who may book on it. Empty: every one who may issue.
+    pub stations: Vec<String>,
+    /// Database time from which it may be booked on.
+    pub opens_at: Option<DateTime<Utc>>,
+    /// Database time from which it may no longer.
+    pub closes_at: Option<DateTime<Utc>>,
+}
+
+/// A work order and where it stands. All counts are of one moment.
+#[derive(Clone, Debug)]
+pub struct OrderState {
+    /// What was ordered.
+    pub order: WorkOrder,
+    /// Who created it, and when (database time).
+    pub created: (String, DateTime<Utc>),
+    /// Who closed it, and when (database time); for ever.
+    pub closed: Option<(String, DateTime<Utc>)>,
+    /// Intents stored under it.
+    pub reserved: i64,
+    /// Those that ended without a certificate and gave their place back.
+    pub abandoned: i64,
+    /// Those without an outcome yet.
+    pub in_progress: i64,
+}
+
+impl OrderState {
+    /// Certificates issued under it.
+    #[must_use]
+    pub fn issued(&self) -> i64 {
+        self.reserved - self.abandoned - self.in_progress
+    }
+
+    /// Certificates that may still be asked for.
+    #[must_use]
+    pub fn remaining(&self) -> i64 {
+        self.order.quantity - self.reserved + self.abandoned
+    }
+}
+
+/// Why a work order does not take a new device. What was issued under it before is still answered.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum OrderRefusal {
+    /// There is no such order.
+    #[error("there is no work order `{0}`")]
+    Unknown(String),
+    /// Closed, past its end, or not yet open.
+    #[error("work order `{0}` {1}")]
+    Closed(String, &'static str),
+    /// Its quantity is used up.
+    #[error("work order `{0}` has no certificate left")]
+    Exhausted(String),
+    /// It names its stations, and this is none of them.
+    #[error("work order `{0}` is for other stations")]
+    Station(String),
+    /// It is for something else.
+    #[error("the request does not fit work order `{0}`")]
+    Mismatch(String, Vec<Violation>),
+}
+
+impl WorkOrder {
+    /// Whether the intent is one that was ordered; time and quantity are the ledger's.
+    pub fn admits(&self, intent: &Intent) -> Result<(), OrderRefusal> {
+        if !self.stations.is_empty() && !self.stations.contains(&intent.principal) {
+            return Err(OrderRefusal::Station(self.name.clone()));
+        }
+        let mut violations = Vec::new();
+        if self.profile != intent.profile {
+            violations.push(Violation {
+                rule: "order-profile",
+                attribute: None,
+                detail: format!("the order is for profile `{}`", self.profile),
+            });
+        }
+        if let Some((first, last)) = &self.devices {
+            let device = &intent.device;
+            if device.len() != first.len() || !(first..=last).contains(&device) {
+                violations.push(Violation {
+                    rule: "order-device",
+                    attribute: None,
+                    detail: format!("the order is for devices `{first}` to `{last}`"),
+                });
+            }
+        }
+        if violations.is_empty() {
+            Ok(())
+        } else {
+            Err(OrderRefusal::Mismatch(self.name.clone(), violations))
+        }
+    }
+}
+
+/// What came of creating an order.
+#[derive(Debug)]
+pub enum Created {
+    /// It is new.
+    New(OrderState),
+    /// The same order was there before.
+    Same(OrderState),
+    /// Another order has this name.
+    Other,
+}
+
+/// The book of work orders.
+pub trait OrderBook: Send + Sync {
+    /// Creates an order. Safe to repeat.
+    fn create(&self, order: WorkOrder, by: String) -> PortFuture<'_, Result<Created, LedgerFault>>;
+
+    /// Closes an order for ever; `None` when there is none. Safe to repeat: the first one counts.
+    fn close(
+        &self,
+        name: String,
+        by: String,
+    ) -> PortFuture<'_, Result<Option<OrderState>, LedgerFault>>;
+
+    /// One order.
+    fn show(&self, name: String) -> PortFuture<'_, Result<Option<OrderState>, LedgerFault>>;
+
+    /// At most `limit` orders by name, from the first one after `after`.
+    fn list(
+        &self,
+        after: Option<String>,
+        limit: i64,
+    ) -> PortFuture<'_, Result<Vec<OrderState>, LedgerFault>>;
+}

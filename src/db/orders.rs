@@ -1,0 +1,295 @@
+//! Work orders: the book ([`OrderBook`]), and their part in the transaction "reserve" ([`Locked`]).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use sqlx::PgConnection;
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+
+use crate::ca::Intent;
+use crate::ca::LedgerFault;
+use crate::ca::order::Created;
+use crate::ca::order::OrderRefusal;
+use crate::ca::order::OrderState;
+use crate::ca::order::WorkOrder;
+use crate::db::lane::Job;
+
+/// An order, its counts, and how many of its intents are open: the work list is short at any size
+/// of the ledger, and one statement sees one moment.
+macro_rules! states {
+    () => {
+        "SELECT w.*, (SELECT count(*) FROM open_intent p JOIN intent i ON i.intent_id = p.intent_id
+                      WHERE i.work_order = w.name) AS in_progress
+         FROM work_order w"
+    };
+}
+const STATE: &str = concat!(states!(), " WHERE w.name = $1");
+const LIST: &str = concat!(
+    states!(),
+    " WHERE w.name > $1 COLLATE \"C\" ORDER BY w.name COLLATE \"C\" LIMIT $2"
+);
+
+const CREATE: &str = "INSERT INTO work_order
+        (name, profile, quantity, device_first, device_last, stations, opens_at, closes_at, created_by)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+    ON CONFLICT DO NOTHING";
+
+const CLOSE: &str = "UPDATE work_order SET closed_by = $2, closed_at = statement_timestamp()
+    WHERE name = $1 AND closed_at IS NULL";
+
+/// In the order of the names: two batches never wait for each other crosswise.
+const LOCK: &str = "SELECT w.*, quantity - reserved + abandoned AS room,
+        coalesce(opens_at > statement_timestamp(), false) AS early,
+        coalesce(closes_at <= statement_timestamp(), false) AS late
+    FROM work_order w WHERE name = ANY($1) ORDER BY name FOR NO KEY UPDATE";
+
+/// One question to the book.
+pub(super) enum OrderJob {
+    Create(WorkOrder, String),
+    Close(String, String),
+    Show(String),
+    List(Option<String>, i64),
+}
+
+/// The answer to the variant of the same name.
+pub(super) enum OrderAnswer {
+    Create(Box<Created>),
+    /// Of `Close`, too.
+    Show(Box<Option<OrderState>>),
+    List(Vec<OrderState>),
+}
+
+impl Job for OrderJob {
+    type Answer = OrderAnswer;
+    const LANE: &'static str = "orders";
+    /// Each is a transaction of its own.
+    const BATCH_MAX: usize = 1;
+
+    async fn run(
+        connection: &mut PgConnection,
+        jobs: &[Arc<Self>],
+    ) -> Result<Vec<Result<OrderAnswer, LedgerFault>>, sqlx::Error> {
+        if jobs.is_empty() {
+            // Asks for the right to close; no order has this name.
+            close(connection, "", "").await?;
+        }
+        let mut answers = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            answers.push(Ok(match &**job {
+                Self::Create(order, by) => {
+                    OrderAnswer::Create(Box::new(create(connection, order, by).await?))
+                }
+                Self::Close(name, by) => {
+                    close(connection, name, by).await?;
+                    OrderAnswer::Show(Box::new(show(connection, name).await?))
+                }
+                Self::Show(name) => OrderAnswer::Show(Box::new(show(connection, name).await?)),
+                Self::List(after, limit) => {
+                    let rows = sqlx::query(LIST)
+                        .bind(after.as_deref().unwrap_or_default())
+                        .bind(limit)
+                        .fetch_all(&mut *connection)
+                        .await?;
+                    OrderAnswer::List(rows.iter().map(state).collect::<Result<_, _>>()?)
+                }
+            }));
+        }
+        Ok(answers)
+    }
+}
+
+async fn create(
+    connection: &mut PgConnection,
+    order: &WorkOrder,
+    by: &str,
+) -> Result<Created, sqlx::Error> {
+    let (first, last) = order.devices.clone().unzip();
+    let inserted = sqlx::query(CREATE)
+        .bind(&order.name)
+        .bind(&order.profile)
+        .bind(order.quantity)
+        .bind(first)
+        .bind(last)
+        .bind(&order.stations)
+        .bind(order.opens_at)
+        .bind(order.closes_at)
+        .bind(by)
+        .execute(&mut *connection)
+        .await?
+        .rows_affected();
+    let state = show(connection, &order.name)
+        .await?
+        .ok_or(sqlx::Error::RowNotFound)?;
+    Ok(match inserted {
+        1 => Created::New(state),
+        _ if state.order == *order => Created::Same(state),
+        _ => Created::Other,
+    })
+}
+
+async fn close(connection: &mut PgConnection, name: &str, by: &str) -> Result<(), sqlx::Error> {
+    sqlx::query(CLOSE)
+        .bind(name)
+        .bind(by)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+async fn show(
+    connection: &mut PgConnection,
+    name: &str,
+) -> Result<Option<OrderState>, sqlx::Error> {
+    let row = sqlx::query(STATE)
+        .bind(name)
+        .fetch_optional(connection)
+        .await?;
+    row.as_ref().map(state).transpose()
+}
+
+fn state(row: &PgRow) -> Result<OrderState, sqlx::Error> {
+    let closed_by: Option<String> = row.try_get("closed_by")?;
+    let closed_at: Option<_> = row.try_get("closed_at")?;
+    Ok(OrderState {
+        order: order(row)?,
+        created: (row.try_get("created_by")?, row.try_get("created_at")?),
+        closed: closed_by.zip(closed_at),
+        reserved: row.try_get("reserved")?,
+        abandoned: row.try_get("abandoned")?,
+        in_progress: row.try_get("in_progress")?,
+    })
+}
+
+fn order(row: &PgRow) -> Result<WorkOrder, sqlx::Error> {
+    let first: Option<String> = row.try_get("device_first")?;
+    let last: Option<String> = row.try_get("device_last")?;
+    Ok(WorkOrder {
+        name: row.try_get("name")?,
+        profile: row.try_get("profile")?,
+        quantity: row.try_get("quantity")?,
+        devices: first.zip(last),
+        stations: row.try_get("stations")?,
+        opens_at: row.try_get("opens_at")?,
+        closes_at: row.try_get("closes_at")?,
+    })
+}
+
+/// The orders that a batch of intents names. Their rows are locked until the transaction ends, so
+/// what they have room for stays true.
+pub(super) struct Locked(HashMap<String, Room>);
+
+struct Room {
+    order: WorkOrder,
+    shut: Option<&'static str>,
+    left: i64,
+}
+
+impl Locked {
+    /// Begins a transaction and locks, when any intent names an order.
+    pub(super) async fn begin(
+        connection: &mut PgConnection,
+        intents: &[&Intent],
+    ) -> Result<Self, sqlx::Error> {
+        let mut names: Vec<&str> = intents.iter().filter_map(|i| i.order.as_deref()).collect();
+        if names.is_empty() {
+            return Ok(Self(HashMap::new()));
+        }
+        names.sort_unstable();
+        names.dedup();
+        sqlx::raw_sql("BEGIN").execute(&mut *connection).await?;
+        let rows = sqlx::query(LOCK)
+            .bind(
+                names
+                    .iter()
+                    .map(|name| (*name).to_owned())
+                    .collect::<Vec<_>>(),
+            )
+            .fetch_all(connection)
+            .await?;
+        let mut rooms: HashMap<String, Room> = HashMap::with_capacity(names.len());
+        for row in &rows {
+            let closed: Option<String> = row.try_get("closed_by")?;
+            let shut = match (closed, row.try_get("early")?, row.try_get("late")?) {
+                (Some(_), _, _) => Some("is closed"),
+                (None, true, _) => Some("is not yet open"),
+                (None, false, true) => Some("is past its end"),
+                (None, false, false) => None,
+            };
+            let room = Room {
+                order: order(row)?,
+                shut,
+                left: row.try_get("room")?,
+            };
+            rooms.insert(room.order.name.clone(), room);
+        }
+        Ok(Self(rooms))
+    }
+
+    /// Ends the transaction that [`Self::begin`] began: `named` says whether it did.
+    pub(super) async fn commit(
+        connection: &mut PgConnection,
+        named: bool,
+    ) -> Result<(), sqlx::Error> {
+        if named {
+            sqlx::raw_sql("COMMIT").execute(connection).await?;
+        }
+        Ok(())
+    }
+
+    /// Those that may be stored now, and why not the others. An intent beyond what is left waits
+    /// for the outcome of those before it.
+    pub(super) fn part<'a>(
+        &self,
+        intents: &[&'a Intent],
+    ) -> (Vec<&'a Intent>, Vec<(&'a Intent, OrderRefusal)>) {
+        let mut taken: HashMap<&str, i64> = HashMap::new();
+        let (mut fit, mut barred) = (Vec::with_capacity(intents.len()), Vec::new());
+        for intent in intents {
+            match self.judge(intent, &mut taken) {
+                Ok(()) => fit.push(*intent),
+                Err(refusal) => barred.push((*intent, refusal)),
+            }
+        }
+        (fit, barred)
+    }
+
+    fn judge<'a>(
+        &self,
+        intent: &'a Intent,
+        taken: &mut HashMap<&'a str, i64>,
+    ) -> Result<(), OrderRefusal> {
+        let Some(name) = &intent.order else {
+            return Ok(());
+        };
+        let room = self
+            .0
+            .get(name)
+            .ok_or_else(|| OrderRefusal::Unknown(name.clone()))?;
+        room.order.admits(intent)?;
+        if let Some(why) = room.shut {
+            return Err(OrderRefusal::Closed(name.clone(), why));
+        }
+        let taken = taken.entry(name).or_default();
+        if *taken >= room.left {
+            return Err(OrderRefusal::Exhausted(name.clone()));
+        }
+        *taken += 1;
+        Ok(())
+    }
+
+    /// An intent was stored.
+    pub(super) fn count(&mut self, intent: &Intent) {
+        if let Some(room) = intent.order.as_ref().and_then(|name| self.0.get_mut(name)) {
+            room.left -= 1;
+        }
+    }
+
+    /// Whether a refusal could still change within this batch: there is room again.
+    pub(super) fn may_change(&self, refusal: &OrderRefusal) -> bool {
+        match refusal {
+            OrderRefusal::Exhausted(name) => self.0.get(name).is_some_and(|room| room.left > 0),
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,391 @@
+//! `/v1/orders`: create, list, show and close work orders.
+
+use actix_web::HttpRequest;
+use actix_web::HttpResponse;
+use actix_web::http::header;
+use actix_web::web::{Data, Path};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::ca::Ca;
+use crate::ca::Principal;
+use crate::ca::Role;
+use crate::ca::order;
+use crate::ca::order::Created;
+use crate::ca::order::OrderState;
+use crate::ca::order::WorkOrder;
+use crate::http::body;
+use crate::http::certificates::note;
+use crate::http::certificates::rfc3339;
+use crate::http::certificates::rfc3339_millis;
+use crate::http::principal::Authenticated;
+use crate::http::problem::Problem;
+use crate::http::problem::ProblemBody;
+use crate::http::problem::Slug;
+use crate::pki::Violation;
+
+/// Largest quantity.
+const QUANTITY_MAX: i64 = 1_000_000_000;
+/// Most stations an order may name.
+const STATIONS_MAX: usize = 1_000;
+/// Longest device identity of a range: the longest subject attribute.
+const DEVICE_LENGTH_MAX: usize = 128;
+/// Orders on a page: without `limit`, and at most.
+const LIMIT_DEFAULT: i64 = 100;
+const LIMIT_MAX: i64 = 1_000;
+
+/// Body of a request for a work order.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct NewOrderBody {
+    /// Unique name: 1 to 64 printable ASCII characters but `/ ? # %`.
+    name: String,
+    /// The one profile it is for.
+    profile: String,
+    /// Certificates that may be live under it, 1 to 1,000,000,000.
+    quantity: i64,
+    /// First device identity; with `device_last`, of the same length. Compared octet by octet.
+    device_first: Option<String>,
+    /// Last device identity.
+    device_last: Option<String>,
+    /// Stations that may book on it; without it, all.
+    #[serde(default)]
+    stations: Vec<String>,
+    /// RFC 3339; before it the order takes nothing. To the second.
+    #[schema(value_type = Option<String>)]
+    opens_at: Option<DateTime<Utc>>,
+    /// RFC 3339; from then on it takes nothing. To the second.
+    #[schema(value_type = Option<String>)]
+    closes_at: Option<DateTime<Utc>>,
+}
+
+/// A work order and where it stands.
+#[derive(Serialize, ToSchema)]
+pub struct OrderBody {
+    /// Unique name.
+    name: String,
+    /// The one profile it is for.
+    profile: String,
+    /// Certificates that may be live under it.
+    quantity: i64,
+    /// Certificates issued.
+    issued: i64,
+    /// Intents that have no certificate yet; each holds a place.
+    in_progress: i64,
+    /// Intents that ended without a certificate and gave their place back.
+    abandoned: i64,
+    /// Certificates that may still be asked for.
+    remaining: i64,
+    /// First device identity; null: any device.
+    device_first: Option<String>,
+    /// Last device identity.
+    device_last: Option<String>,
+    /// Stations that may book on it; empty: all.
+    stations: Vec<String>,
+    /// RFC 3339.
+    opens_at: Option<String>,
+    /// RFC 3339.
+    closes_at: Option<String>,
+    /// Who created it.
+    created_by: String,
+    /// RFC 3339, database time.
+    created_at: String,
+    /// Who closed it; null while nobody has.
+    closed_by: Option<String>,
+    /// RFC 3339, database time.
+    closed_at: Option<String>,
+}
+
+/// A page of work orders.
+#[derive(Serialize, ToSchema)]
+struct OrdersBody {
+    /// By name.
+    items: Vec<OrderBody>,
+    /// `cursor` of the next page; null at the end.
+    next: Option<String>,
+}
+
+/// Parameters of a list.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListQuery {
+    limit: Option<i64>,
+    cursor: Option<String>,
+}
+
+/// Create a work order. The same again is answered with 200; another under its name is refused.
+#[utoipa::path(
+    post, path = "/v1/orders", tag = "orders", request_body = NewOrderBody,
+    responses(
+        (status = 201, body = OrderBody, description = "created; `Location` names it"),
+        (status = 200, body = OrderBody, description = "the same order was there"),
+        (status = "4XX", body = ProblemBody, content_type = "application/problem+json", description = "refused; the slug says why"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "the database is down")
+    )
+)]
+pub async fn create(
+    request: HttpRequest,
+    who: Authenticated,
+    ca: Data<Ca>,
+) -> Result<HttpResponse, Problem> {
+    note(&request, &who.0, "");
+    let principal = who.require(&[Role::Operator])?;
+    let order = accepted(body::json(&request)?, &ca)?;
+    let (mut response, state) = match ca.orders.create(order, principal.name.clone()).await? {
+        Created::New(state) => (HttpResponse::Created(), state),
+        Created::Same(state) => (HttpResponse::Ok(), state),
+        Created::Other => {
+            return Err(Problem::new(
+                Slug::OrderExists,
+                "there is a work order of this name with another content; orders are never changed",
+            ));
+        }
+    };
+    // `is_name` leaves nothing in it that would mean something else in an address.
+    let address = format!("/v1/orders/{}", state.order.name);
+    response.insert_header((header::LOCATION, address));
+    Ok(response.json(OrderBody::from(state)))
+}
+
+/// Work orders by name. A station sees those it may book on.
+#[utoipa::path(
+    get, path = "/v1/orders", tag = "orders",
+    params(
+        ("limit" = Option<u16>, Query, description = "1 to 1000, 100 if absent"),
+        ("cursor" = Option<String>, Query, description = "`next` of the page before")
+    ),
+    responses(
+        (status = 200, body = OrdersBody),
+        (status = "4XX", body = ProblemBody, content_type = "application/problem+json", description = "refused; the slug says why"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "the database is down")
+    )
+)]
+pub async fn list(
+    request: HttpRequest,
+    who: Authenticated,
+    ca: Data<Ca>,
+) -> Result<HttpResponse, Problem> {
+    note(&request, &who.0, "");
+    let query: ListQuery = serde_urlencoded::from_str(request.query_string())
+        .map_err(|error| Problem::new(Slug::InvalidParameter, error.to_string()))?;
+    let limit = query.limit.unwrap_or(LIMIT_DEFAULT);
+    if !(1..=LIMIT_MAX).contains(&limit) {
+        return Err(Problem::new(
+            Slug::InvalidParameter,
+            format!("limit: 1 to {LIMIT_MAX}"),
+        ));
+    }
+    if query
+        .cursor
+        .as_ref()
+        .is_some_and(|name| !order::is_name(name))
+    {
+        return Err(Problem::new(
+            Slug::InvalidParameter,
+            "cursor: not one of ours",
+        ));
+    }
+    // One more than asked for: it tells whether there is another page.
+    let mut found = ca.orders.list(query.cursor, limit + 1).await?;
+    let full = usize::try_from(limit).unwrap_or(usize::MAX);
+    let more = found.len() > full;
+    found.truncate(full);
+    let next = found
+        .last()
+        .filter(|_| more)
+        .map(|last| last.order.name.clone());
+    let visible = found.into_iter().filter(|state| sees(&who.0, state));
+    Ok(HttpResponse::Ok().json(OrdersBody {
+        items: visible.map(OrderBody::from).collect(),
+        next,
+    }))
+}
+
+/// One work order.
+#[utoipa::path(
+    get, path = "/v1/orders/{name}", tag = "orders",
+    params(("name" = String, Path, description = "its name")),
+    responses(
+        (status = 200, body = OrderBody),
+        (status = "4XX", body = ProblemBody, content_type = "application/problem+json", description = "refused; the slug says why"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "the database is down")
+    )
+)]
+pub async fn show(
+    request: HttpRequest,
+    who: Authenticated,
+    path: Path<String>,
+    ca: Data<Ca>,
+) -> Result<HttpResponse, Problem> {
+    note(&request, &who.0, "");
+    let found = ca.orders.show(named(path)?).await?;
+    let state = found
+        .filter(|state| sees(&who.0, state))
+        .ok_or_else(not_here)?;
+    Ok(HttpResponse::Ok().json(OrderBody::from(state)))
+}
+
+/// Close a work order, for ever. What was issued under it is still answered.
+#[utoipa::path(
+    post, path = "/v1/orders/{name}/closure", tag = "orders",
+    params(("name" = String, Path, description = "its name")),
+    responses(
+        (status = 200, body = OrderBody, description = "closed, now or before"),
+        (status = "4XX", body = ProblemBody, content_type = "application/problem+json", description = "refused; the slug says why"),
+        (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "the database is down")
+    )
+)]
+pub async fn close(
+    request: HttpRequest,
+    who: Authenticated,
+    path: Path<String>,
+    ca: Data<Ca>,
+) -> Result<HttpResponse, Problem> {
+    note(&request, &who.0, "");
+    let principal = who.require(&[Role::Operator])?;
+    let closed = ca
+        .orders
+        .close(named(path)?, principal.name.clone())
+        .await?;
+    Ok(HttpResponse::Ok().json(OrderBody::from(closed.ok_or_else(not_here)?)))
+}
+
+fn named(path: Path<String>) -> Result<String, Problem> {
+    Some(path.into_inner())
+        .filter(|name| order::is_name(name))
+        .ok_or_else(not_here)
+}
+
+fn not_here() -> Problem {
+    Problem::new(
+        Slug::NotFound,
+        "no work order of this name that you may see",
+    )
+}
+
+/// A station sees the orders it may book on, the others see all.
+fn sees(principal: &Principal, state: &OrderState) -> bool {
+    let stations = &state.order.stations;
+    principal.role != Role::Station || stations.is_empty() || stations.contains(&principal.name)
+}
+
+/// An order that can be kept, or everything that is wrong with it.
+fn accepted(body: NewOrderBody, ca: &Ca) -> Result<WorkOrder, Problem> {
+    let profile = ca.profiles.get(&body.profile).ok_or_else(|| {
+        Problem::new(
+            Slug::UnknownProfile,
+            "there is no profile of this name; /v1/profiles lists them",
+        )
+    })?;
+    let mut violations = Vec::new();
+    let mut wrong = |rule, detail: String| {
+        violations.push(Violation {
+            rule,
+            attribute: None,
+            detail,
+        });
+    };
+    if !order::is_name(&body.name) {
+        wrong(
+            "name",
+            "1 to 64 printable ASCII characters without space or / ? # %".to_owned(),
+        );
+    }
+    if !(1..=QUANTITY_MAX).contains(&body.quantity) {
+        wrong("quantity", format!("1 to {QUANTITY_MAX}"));
+    }
+    if body.stations.len() > STATIONS_MAX {
+        wrong("stations", format!("at most {STATIONS_MAX}"));
+    }
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    for station in &body.stations {
+        if !(1..=64).contains(&station.len()) || !station.bytes().all(plain) {
+            wrong(
+                "stations",
+                "a name is 1 to 64 of A-Z a-z 0-9 . _ -".to_owned(),
+            );
+        }
+    }
+    let devices = match (body.device_first, body.device_last) {
+        (None, None) => None,
+        (Some(first), Some(last)) => {
+            let fits = (1..=DEVICE_LENGTH_MAX).contains(&first.len())
+                && first.len() == last.len()
+                && first
+                    .bytes()
+                    .chain(last.bytes())
+                    .all(|b| (0x20..=0x7e).contains(&b));
+            if !fits || first > last {
+                wrong(
+                    "devices",
+                    "first and last must be printable ASCII of one length, the first not above the last".to_owned(),
+                );
+            }
+            Some((first, last))
+        }
+        _ => {
+            wrong(
+                "devices",
+                "device_first and device_last come together".to_owned(),
+            );
+            None
+        }
+    };
+    // What the database keeps is what was sent: the same request is then the same order.
+    let whole = |time: &DateTime<Utc>| time.timestamp_subsec_nanos() == 0;
+    if !body.opens_at.iter().chain(&body.closes_at).all(whole) {
+        wrong(
+            "times",
+            "opens_at and closes_at are to the second".to_owned(),
+        );
+    }
+    if let (Some(opens), Some(closes)) = (body.opens_at, body.closes_at)
+        && opens >= closes
+    {
+        wrong("times", "opens_at must be before closes_at".to_owned());
+    }
+    if !violations.is_empty() {
+        return Err(
+            Problem::new(Slug::InvalidField, "the work order cannot be kept")
+                .with_violations(violations),
+        );
+    }
+    Ok(WorkOrder {
+        name: body.name,
+        profile: profile.name.clone(),
+        quantity: body.quantity,
+        devices,
+        stations: body.stations,
+        opens_at: body.opens_at,
+        closes_at: body.closes_at,
+    })
+}
+
+impl From<OrderState> for OrderBody {
+    fn from(state: OrderState) -> Self {
+        let (issued, remaining) = (state.issued(), state.remaining());
+        let (created_by, created_at) = state.created;
+        let (closed_by, closed_at) = state.closed.unzip();
+        let order = state.order;
+        let (device_first, device_last) = order.devices.unzip();
+        Self {
+            name: order.name,
+            profile: order.profile,
+            quantity: order.quantity,
+            issued,
+            in_progress: state.in_progress,
+            abandoned: state.abandoned,
+            remaining,
+            device_first,
+            device_last,
+            stations: order.stations,
+            opens_at: order.opens_at.map(rfc3339),
+            closes_at: order.closes_at.map(rfc3339),
+            created_by,
+            created_at: rfc3339_millis(created_at),
+            closed_by,
+            closed_at: closed_at.map(rfc3339_millis),
+        }
+    }
+}
