@@ -6,6 +6,7 @@
 /// Its pages, by name.
 pub const PAGES: &[(&str, &str)] = &[
     ("issuance", include_str!("manual/issuance.md")),
+    ("orders", include_str!("manual/orders.md")),
     ("jitp", include_str!("manual/jitp.md")),
     ("threat-model", include_str!("manual/threat-model.md")),
     ("decisions", include_str!("manual/decisions.md")),
@@ -19,6 +20,9 @@ pub const PROBLEMS: &str = include_str!("manual/problems.md");
 
 #[doc = include_str!("manual/issuance.md")]
 pub mod issuance {}
+
+#[doc = include_str!("manual/orders.md")]
+pub mod orders {}
 
 #[doc = include_str!("manual/jitp.md")]
 pub mod jitp {}

@@ -67,6 +67,9 @@ pub struct LineArguments {
     /// Profile; its devices have P-256 keys.
     #[arg(long, default_value = "lightbulb")]
     profile: String,
+    /// Work order that the devices are booked on, large enough; see `order create`.
+    #[arg(long)]
+    order: Option<String>,
 }
 
 /// Runs one of them.
@@ -307,6 +310,7 @@ async fn station(
 /// Fresh devices, each with its own key and request body.
 struct Devices {
     profile: String,
+    order: Option<String>,
     run: String,
     made: Vec<Bytes>,
     taken: AtomicUsize,
@@ -324,11 +328,11 @@ impl Devices {
         let parts = std::thread::scope(|scope| {
             let workers: Vec<_> = (0..threads)
                 .map(|t| {
-                    let (profile, run) = (&arguments.profile, &run);
+                    let (profile, order, run) = (&arguments.profile, &arguments.order, &run);
                     scope.spawn(move || {
                         (t..count)
                             .step_by(threads)
-                            .map(|n| device(profile, run, n))
+                            .map(|n| device(profile, order.as_deref(), run, n))
                             .collect::<anyhow::Result<Vec<_>>>()
                     })
                 })
@@ -340,6 +344,7 @@ impl Devices {
         })?;
         Ok(Self {
             profile: arguments.profile.clone(),
+            order: arguments.order.clone(),
             run,
             made: parts.into_iter().flatten().collect(),
             taken: AtomicUsize::new(0),
@@ -350,13 +355,13 @@ impl Devices {
         let n = self.taken.fetch_add(1, Ordering::Relaxed);
         match self.made.get(n) {
             Some(body) => Ok(body.clone()),
-            None => device(&self.profile, &self.run, n),
+            None => device(&self.profile, self.order.as_deref(), &self.run, n),
         }
     }
 }
 
 /// The body of one device's request.
-fn device(profile: &str, run: &str, n: usize) -> anyhow::Result<Bytes> {
+fn device(profile: &str, order: Option<&str>, run: &str, n: usize) -> anyhow::Result<Bytes> {
     let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1)?;
     let key = PKey::from_ec_key(EcKey::generate(&group)?)?;
     let mut request = X509ReqBuilder::new()?;
@@ -366,7 +371,7 @@ fn device(profile: &str, run: &str, n: usize) -> anyhow::Result<Bytes> {
     let csr = String::from_utf8(request.build().to_pem()?).context("PEM is text")?;
     let subject = serde_json::json!({ "CN": format!("bench-{run}-{n:07}"), "serialNumber": format!("SN{run}{n:07}"), "C": "DE" });
     Ok(serde_json::to_vec(
-        &serde_json::json!({ "profile": profile, "csr": csr, "subject": subject }),
+        &serde_json::json!({ "profile": profile, "csr": csr, "subject": subject, "order": order }),
     )?
     .into())
 }

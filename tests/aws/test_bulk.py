@@ -152,7 +152,7 @@ class BulkRegistration(AwsTest):
                 thing = iot.describe_thing(thingName=device.name)
                 self.assertEqual(thing["attributes"], {"serialNumber": device.body["serial_number"]})
             # The wrong CA is found out: the check above is one.
-            swapped = {**json.loads(self.lines[0]), "CACertificatePem": json.loads(self.lines[1])["CACertificatePem"]}
+            swapped = {**json.loads(self.lines[0]), "CACertificatePem": json.loads(self.lines[-1])["CACertificatePem"]}
             with self.assertRaises(iot.exceptions.CertificateValidationException):
                 self.apply(iot, swapped)
         finally:

@@ -17,6 +17,7 @@ mod clock;
 mod database;
 mod hsm;
 mod load;
+mod orders;
 mod process;
 mod start;
 mod verification;

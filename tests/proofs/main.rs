@@ -14,6 +14,7 @@
 #[allow(dead_code, reason = "the tests use more of it")]
 #[path = "../issuance/load.rs"]
 mod load;
+mod orders;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -37,9 +38,10 @@ fn main() {
         Some("kills") => kills(number(1, 50)),
         Some("database-outage") => database_outage(seconds(number(1, 10))),
         Some("hsm-outage") => hsm_outage(seconds(number(1, 10)), seconds(number(2, 20))),
+        Some("orders") => orders::orders(number(1, 1_000), number(2, 10)),
         _ => {
             eprintln!(
-                "usage: proofs kills [COUNT] | database-outage [SECONDS] | hsm-outage [AWAY_SECONDS FROZEN_SECONDS]"
+                "usage: proofs kills [COUNT] | database-outage [SECONDS] | hsm-outage [AWAY_SECONDS FROZEN_SECONDS] | orders [QUANTITY KILLS]"
             );
             std::process::exit(2);
         }
