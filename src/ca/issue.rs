@@ -128,18 +128,20 @@ impl Ca {
             .profiles
             .get(&request.profile)
             .ok_or_else(|| IssueError::UnknownProfile(request.profile.clone()))?;
-        if profile.order_required && request.order.is_none() {
-            return Err(IssueError::OrderRequired(profile.name.clone()));
-        }
         let issuer = self.issuer(&profile.issuer)?;
         let admission = profile
             .admit(&csr, request.subject.as_ref())
             .map_err(IssueError::Refused)?;
         self.ledger.ready().map_err(LedgerFault::Unavailable)?;
         let rule = |now| profile.validity.at(now, profile.backdate_seconds, issuer);
-        let (now, validity) = match self.could_issue(issuer, rule) {
+        let ordered = if profile.order_required && request.order.is_none() {
+            Err(IssueError::OrderRequired(profile.name.clone()))
+        } else {
+            Ok(())
+        };
+        let (now, validity) = match ordered.and_then(|()| self.could_issue(issuer, rule)) {
             Ok(ready) => ready,
-            // What was issued before needs no HSM, no clock and no issuer that still lives.
+            // What was issued before needs no order, no HSM, no clock and no issuer that still lives.
             Err(error) => {
                 let earlier = self.issued_before(profile, &admission.device, &csr);
                 let earlier = tokio::time::timeout_at(request.deadline.into(), earlier).await;

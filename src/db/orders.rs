@@ -19,9 +19,12 @@ use crate::db::lane::Job;
 /// of the ledger, and one statement sees one moment.
 macro_rules! states {
     () => {
-        "SELECT w.*, (SELECT count(*) FROM open_intent p JOIN intent i ON i.intent_id = p.intent_id
-                      WHERE i.work_order = w.name) AS in_progress
-         FROM work_order w"
+        "SELECT w.*, coalesce(p.intents, 0) AS in_progress
+         FROM work_order w
+         LEFT JOIN (SELECT i.work_order, count(*) AS intents
+                    FROM open_intent o JOIN intent i ON i.intent_id = o.intent_id
+                    WHERE i.work_order IS NOT NULL GROUP BY i.work_order) p
+             ON p.work_order = w.name"
     };
 }
 const STATE: &str = concat!(states!(), " WHERE w.name = $1");

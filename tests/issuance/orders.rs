@@ -99,15 +99,19 @@ fn killed_in_the_middle_of_an_order_the_service_still_makes_exactly_what_was_ord
 
 #[test]
 fn a_profile_that_is_made_to_order_issues_under_an_order_only() {
-    let mut own = OwnWorld::make();
+    let mut own = OwnWorld::running();
+    let before = Device::p256().request("lightbulb");
+    let first = issued(&own.world.client("station-01").issue(&before));
+    own.kill_service();
     let profile = own.world.dir.join("profiles/lightbulb.toml");
     let text = std::fs::read_to_string(&profile).unwrap();
     std::fs::write(&profile, format!("order_required = true\n{text}")).unwrap();
-    own.start_postgres();
     own.start_service();
     own.wait_ready(Duration::from_secs(15));
-    let device = Device::p256();
     let station = own.world.client("station-01");
+    let replay = station.issue(&before);
+    assert_eq!((replay.status, replay.json()), (200, first), "for ever");
+    let device = Device::p256();
     let refused = station.issue(&device.request("lightbulb"));
     assert_eq!(
         (refused.status, refused.slug().as_str()),
