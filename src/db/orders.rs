@@ -1,4 +1,6 @@
 //! Work orders: the book ([`OrderBook`]), and their part in the transaction "reserve" ([`Locked`]).
+//!
+//! [`OrderBook`]: crate::ca::order::OrderBook
 
 use std::collections::HashMap;
 use std::sync::Arc;
