@@ -11,6 +11,7 @@ pub mod lint;
 pub mod name;
 pub mod pem;
 pub mod profile;
+pub mod revocation;
 pub mod serial;
 pub mod tbs;
 mod tlv;

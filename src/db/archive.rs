@@ -209,7 +209,13 @@ fn query(filter: &SearchFilter, limit: i64, cursor: Option<Uuid>) -> QueryBuilde
     // certificate; a serial number is held for ever.
     if let Some(device) = &filter.device {
         sql.push(
-            " AND i.intent_id IN (SELECT c.intent_id FROM claim c WHERE c.live AND c.device = ",
+            " AND i.intent_id IN (SELECT c.intent_id FROM claim c
+                WHERE c.live AND c.supersedes IS NULL AND c.device = ",
+        )
+        .push_bind(device.clone())
+        .push(
+            " UNION ALL SELECT c.intent_id FROM claim c
+                WHERE c.live AND c.supersedes IS NOT NULL AND c.device = ",
         )
         .push_bind(device.clone())
         .push(")");

@@ -83,7 +83,7 @@ const HOLDERS: &str = concat!(
             WHERE c.live AND c.idempotency_key IS NOT NULL
                   AND c.principal = r.principal AND c.idempotency_key = r.idempotency_key)),
         ('device', (SELECT c.intent_id FROM claim c
-            WHERE c.live AND c.device = r.device AND c.slot = r.slot)),
+            WHERE c.live AND c.supersedes IS NULL AND c.device = r.device AND c.slot = r.slot)),
         ('public key', (SELECT c.intent_id FROM claim c
             WHERE c.live AND c.spki_sha256 = r.spki_sha256)),
         ('serial number', (SELECT c.intent_id FROM claim c
