@@ -57,6 +57,7 @@ COMMENT ON COLUMN life_event.at          IS 'Database time.';
 
 -- A device that was scrapped has no successor, and a certificate with a successor is not scrapped,
 -- its successor is. Both sides lock the certificate's claim, so that neither overlooks the other.
+-- What does not fit is left out, like a row that meets a taken key, and not an error.
 CREATE FUNCTION claim_supersedes() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -64,16 +65,16 @@ BEGIN
     PERFORM FROM public.claim c WHERE c.intent_id = NEW.supersedes AND c.live
         AND c.device = NEW.device AND c.slot = NEW.slot FOR NO KEY UPDATE;
     IF NOT FOUND THEN
-        RAISE integrity_constraint_violation USING MESSAGE = 'what is to be superseded is no live certificate of this device';
+        RETURN NULL;
     END IF;
     PERFORM FROM public.life_event e WHERE e.intent_id = NEW.supersedes AND e.kind = 'scrapped';
     IF FOUND THEN
-        RAISE integrity_constraint_violation USING MESSAGE = 'the device was scrapped';
+        RETURN NULL;
     END IF;
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION claim_supersedes() IS 'Refuses a successor of another device''s certificate, or of a scrapped one.';
+COMMENT ON FUNCTION claim_supersedes() IS 'Leaves out the successor of another device''s certificate, or of a scrapped one.';
 CREATE TRIGGER claim_supersedes BEFORE INSERT ON claim
     FOR EACH ROW WHEN (NEW.supersedes IS NOT NULL) EXECUTE FUNCTION claim_supersedes();
 
@@ -91,7 +92,7 @@ BEGIN
     ELSIF NEW.kind = 'scrapped' THEN
         PERFORM FROM public.claim c WHERE c.supersedes = NEW.intent_id AND c.live;
         IF FOUND THEN
-            RAISE integrity_constraint_violation USING MESSAGE = 'the certificate has a successor';
+            RETURN NULL;
         END IF;
     ELSIF NEW.kind = 'superseded' THEN
         PERFORM FROM public.life_event e JOIN (
@@ -102,13 +103,13 @@ BEGIN
             SELECT intent_id FROM later) s ON s.intent_id = e.intent_id
         WHERE e.kind IN ('confirmed', 'scrapped');
         IF NOT FOUND THEN
-            RAISE integrity_constraint_violation USING MESSAGE = 'no later certificate of the device is confirmed';
+            RETURN NULL;
         END IF;
     END IF;
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION life_event_admit() IS 'Leaves out the confirmation of a certificate that has ended; refuses to scrap by any but the newest of a device, and to supersede before a later one is confirmed or scrapped.';
+COMMENT ON FUNCTION life_event_admit() IS 'Leaves out the confirmation of a certificate that has ended, the scrapping by any but the newest of a device, and the superseding before a later one is confirmed or scrapped.';
 CREATE TRIGGER life_event_admit BEFORE INSERT ON life_event
     FOR EACH ROW EXECUTE FUNCTION life_event_admit();
 
@@ -121,7 +122,7 @@ CREATE TABLE challenge (
     created_at timestamptz NOT NULL DEFAULT statement_timestamp()
 );
 CREATE INDEX challenge_created_at ON challenge (created_at);
-COMMENT ON TABLE  challenge            IS 'Nonces given out for a device to sign; each is good for one confirmation and a short time.';
+COMMENT ON TABLE  challenge            IS 'Nonces given out for a device to sign; each is good for one certificate and a short time.';
 COMMENT ON COLUMN challenge.nonce      IS '256 random bits.';
 COMMENT ON COLUMN challenge.intent_id  IS 'The certificate whose key is to sign it.';
 COMMENT ON COLUMN challenge.created_at IS 'Database time.';

@@ -21,6 +21,7 @@ use crate::ca::Clock;
 use crate::ca::Ledger;
 use crate::ca::Signer;
 use crate::ca::clock::ClockWatch;
+use crate::ca::life::LifeBook;
 use crate::ca::order::OrderBook;
 use crate::config::Config;
 use crate::config::HsmSection;
@@ -119,6 +120,7 @@ impl App {
             instance: config.instance,
             signer: Arc::clone(&hsm) as Arc<dyn Signer>,
             orders: Arc::clone(&ledger) as Arc<dyn OrderBook>,
+            lives: Arc::clone(&ledger) as Arc<dyn LifeBook>,
             ledger: ledger as Arc<dyn Ledger>,
             archive: archive as Arc<dyn Archive>,
             clock,

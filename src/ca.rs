@@ -1,12 +1,15 @@
-//! The certification authority, and the four ports it needs: [`Signer`], [`Ledger`], [`Archive`], [`Clock`].
+//! The certification authority, and the ports it needs: [`Signer`], [`Ledger`], [`Archive`],
+//! [`Clock`], and for what is beside the issuing, [`order::OrderBook`] and [`life::LifeBook`].
 //!
 //! Ports are implemented by the rooms beside this one (`hsm`, `db`) and handed in as `Arc<dyn …>`.
 
 pub mod clock;
 pub mod error;
 pub mod issue;
+pub mod life;
 pub mod order;
 pub mod recover;
+pub mod rework;
 pub mod verification;
 
 use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc, time::Instant};
@@ -99,6 +102,21 @@ pub struct Intent {
     pub validity: Validity,
     /// The exact bytes to sign.
     pub tbs: Vec<u8>,
+    /// What it replaces; `None` for the first certificate of a device.
+    pub rework: Option<Rework>,
+}
+
+/// That a certificate is to replace another one of its device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rework {
+    /// The intent of the one it replaces.
+    pub supersedes: Uuid,
+    /// The serial number of that one.
+    pub superseded: SerialNumber,
+    /// How many certificates the device had before: 1 or more.
+    pub generation: i16,
+    /// Why, in the words of who asked.
+    pub reason: String,
 }
 
 /// What the ledger says of an intent.
@@ -128,8 +146,10 @@ pub struct Prior {
 pub enum Claim {
     /// (principal, idempotency key)
     Idempotency,
-    /// (slot, device)
+    /// (slot, device), of a first certificate
     Device,
+    /// the certificate it replaces, of a rework
+    Successor,
     /// public key
     PublicKey,
     /// serial number: a broken random source
@@ -151,28 +171,69 @@ pub struct CertificateRecord {
     pub log_index: i64,
     /// Where it stands in its life.
     pub status: Status,
+    /// The certificate that replaces it, or will once it is confirmed.
+    pub successor: Option<SerialNumber>,
+}
+
+impl CertificateRecord {
+    /// How many certificates the device had before this one.
+    #[must_use]
+    pub fn generation(&self) -> i16 {
+        let rework = self.intent.rework.as_ref();
+        rework.map_or(0, |rework| rework.generation)
+    }
 }
 
 /// Where a certificate stands in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// Issued.
+    /// Issued, and not heard of since.
     Issued,
+    /// Read back from its device at the end of the line.
+    Confirmed,
+    /// Replaced: a later certificate of the device is confirmed.
+    Superseded,
+    /// Revoked.
+    Revoked,
+    /// Its device does not exist any more.
+    Scrapped,
 }
 
 impl Status {
-    /// The word in REST answers and filters.
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Issued,
+        Self::Confirmed,
+        Self::Superseded,
+        Self::Revoked,
+        Self::Scrapped,
+    ];
+
+    /// The word in the ledger, in REST answers and filters.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Issued => "issued",
+            Self::Confirmed => "confirmed",
+            Self::Superseded => "superseded",
+            Self::Revoked => "revoked",
+            Self::Scrapped => "scrapped",
         }
     }
 
     /// The inverse of [`Self::as_str`].
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {
-        (word == "issued").then_some(Self::Issued)
+        Self::ALL.into_iter().find(|status| status.as_str() == word)
+    }
+
+    /// Whether the certificate has ended, so is on its issuer's CRL.
+    #[must_use]
+    pub fn has_ended(self) -> bool {
+        match self {
+            Self::Issued | Self::Confirmed => false,
+            Self::Superseded | Self::Revoked | Self::Scrapped => true,
+        }
     }
 }
 
@@ -391,6 +452,8 @@ pub struct Ca {
     pub ledger: Arc<dyn Ledger>,
     /// The work orders.
     pub orders: Arc<dyn order::OrderBook>,
+    /// What happens to issued certificates.
+    pub lives: Arc<dyn life::LifeBook>,
     /// The database, for reading.
     pub archive: Arc<dyn Archive>,
     /// The time.

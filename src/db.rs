@@ -24,6 +24,7 @@ pub mod migrate;
 pub mod principals;
 
 mod lane;
+mod lives;
 mod orders;
 mod record;
 mod reserve;

@@ -34,6 +34,30 @@ pub fn api(config: &mut ServiceConfig) {
         .service(
             readable("/v1/certificates/{serial_number}").route(web::get().to(certificates::show)),
         )
+        .service(
+            readable("/v1/certificates/{serial_number}/history")
+                .route(web::get().to(certificates::history::history)),
+        )
+        .service(
+            postable("/v1/certificates/{serial_number}/challenge")
+                .route(web::post().to(certificates::confirmation::challenge)),
+        )
+        .service(
+            postable("/v1/certificates/{serial_number}/confirmation")
+                .route(web::post().to(certificates::confirmation::confirm)),
+        )
+        .service(
+            postable("/v1/certificates/{serial_number}/supersession")
+                .route(web::post().to(certificates::supersession::supersede)),
+        )
+        .service(
+            postable("/v1/certificates/{serial_number}/revocation")
+                .route(web::post().to(certificates::revocation::revoke)),
+        )
+        .service(
+            postable("/v1/certificates/{serial_number}/scrap")
+                .route(web::post().to(certificates::scrap::scrap)),
+        )
         .service(readable("/v1/devices/{certificate_id}").route(web::get().to(devices::show)))
         .service(
             web::resource("/v1/orders")
@@ -42,11 +66,7 @@ pub fn api(config: &mut ServiceConfig) {
                 .default_service(web::to(|| ready(not_allowed("GET, POST")))),
         )
         .service(readable("/v1/orders/{name}").route(web::get().to(orders::show)))
-        .service(
-            web::resource("/v1/orders/{name}/closure")
-                .route(web::post().to(orders::close))
-                .default_service(web::to(|| ready(not_allowed("POST")))),
-        )
+        .service(postable("/v1/orders/{name}/closure").route(web::post().to(orders::close)))
         .service(readable("/v1/profiles").route(web::get().to(issuers::profiles)))
         .service(readable("/v1/issuers").route(web::get().to(issuers::list)))
         .service(
@@ -55,20 +75,11 @@ pub fn api(config: &mut ServiceConfig) {
         )
         .service(readable("/v1/issuers/{name}/chain.pem").route(web::get().to(issuers::chain)))
         .service(
-            web::resource("/v1/issuers/{name}/verification-certificates")
-                .route(web::post().to(issuers::verification::issue))
-                .default_service(web::to(|| ready(not_allowed("POST")))),
+            postable("/v1/issuers/{name}/verification-certificates")
+                .route(web::post().to(issuers::verification::issue)),
         )
-        .service(
-            web::resource("/v1/jitp/lint")
-                .route(web::post().to(jitp::lint))
-                .default_service(web::to(|| ready(not_allowed("POST")))),
-        )
-        .service(
-            web::resource("/v1/jitp/evaluate")
-                .route(web::post().to(jitp::evaluate))
-                .default_service(web::to(|| ready(not_allowed("POST")))),
-        )
+        .service(postable("/v1/jitp/lint").route(web::post().to(jitp::lint)))
+        .service(postable("/v1/jitp/evaluate").route(web::post().to(jitp::evaluate)))
         .service(readable("/problems/{slug}").route(web::get().to(documents::problem_page)))
         .service(readable("/manual/{page}").route(web::get().to(documents::manual_page)))
         .service(readable("/openapi.json").route(web::get().to(documents::openapi)))
@@ -89,6 +100,10 @@ pub fn operations(config: &mut ServiceConfig) {
 
 fn readable(path: &str) -> actix_web::Resource {
     web::resource(path).default_service(web::to(|| ready(not_allowed("GET"))))
+}
+
+fn postable(path: &str) -> actix_web::Resource {
+    web::resource(path).default_service(web::to(|| ready(not_allowed("POST"))))
 }
 
 async fn not_found() -> Result<HttpResponse, Problem> {
@@ -116,6 +131,12 @@ fn not_allowed(allow: &'static str) -> Result<HttpResponse, Problem> {
         certificates::issue,
         certificates::search::search,
         certificates::show,
+        certificates::history::history,
+        certificates::confirmation::challenge,
+        certificates::confirmation::confirm,
+        certificates::supersession::supersede,
+        certificates::revocation::revoke,
+        certificates::scrap::scrap,
         devices::show,
         orders::create,
         orders::list,

@@ -11,6 +11,7 @@ pub mod lint;
 pub mod name;
 pub mod pem;
 pub mod profile;
+pub mod readback;
 pub mod revocation;
 pub mod serial;
 pub mod tbs;
@@ -37,4 +38,17 @@ pub struct Violation {
 #[must_use]
 pub fn hex(octets: &[u8]) -> String {
     octets.iter().map(|octet| format!("{octet:02x}")).collect()
+}
+
+/// `N` octets from exactly `2 N` hexadecimal digits.
+#[must_use]
+pub fn parse_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    if text.len() != 2 * N || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return None;
+    }
+    let mut octets = [0; N];
+    for (octet, pair) in octets.iter_mut().zip(text.as_bytes().chunks(2)) {
+        *octet = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(octets)
 }

@@ -41,6 +41,15 @@ pub enum IssueError {
     /// The device has a live certificate for another key or by another profile.
     #[error("the device already has certificate {}", .0.to_hex())]
     DeviceAlreadyCertified(SerialNumber),
+    /// Another certificate already replaces, or will replace, the one named.
+    #[error("certificate {} already takes its place", .0.to_hex())]
+    Succeeded(SerialNumber),
+    /// The device was scrapped: it never gets another certificate.
+    #[error("the device was scrapped")]
+    Scrapped,
+    /// The device had as many certificates as its profile allows.
+    #[error("profile `{0}` allows {1} reworks of a device, and it had them")]
+    ReworkLimit(String, i16),
     /// The key is certified for another device.
     #[error("the public key is already certified by {}", .0.to_hex())]
     PublicKeyAlreadyCertified(SerialNumber),

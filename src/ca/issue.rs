@@ -23,6 +23,7 @@ use crate::ca::Outcome;
 use crate::ca::Principal;
 use crate::ca::Prior;
 use crate::ca::Reservation;
+use crate::ca::Rework;
 use crate::ca::SearchFilter;
 use crate::ca::SignerFault;
 use crate::ca::error::IssueError;
@@ -91,7 +92,7 @@ impl Ca {
         request: IssueRequest,
     ) -> Result<IssuedCertificate, IssueError> {
         let start = Instant::now();
-        let result = self.issue_once(principal, request).await;
+        let result = self.issue_once(principal, request, None).await;
         self.count(&result, start);
         result
     }
@@ -115,10 +116,12 @@ impl Ca {
         }
     }
 
-    async fn issue_once(
+    /// `rework`: what the certificate is to replace, where it is not the device's first.
+    pub(super) async fn issue_once(
         &self,
         principal: &Principal,
         request: IssueRequest,
+        rework: Option<Rework>,
     ) -> Result<IssuedCertificate, IssueError> {
         let at = Instant::now();
         let csr = CertificationRequest::parse(&request.csr)?;
@@ -134,7 +137,7 @@ impl Ca {
             .map_err(IssueError::Refused)?;
         self.ledger.ready().map_err(LedgerFault::Unavailable)?;
         let rule = |now| profile.validity.at(now, profile.backdate_seconds, issuer);
-        let ordered = if profile.order_required && request.order.is_none() {
+        let ordered = if profile.order_required && request.order.is_none() && rework.is_none() {
             Err(IssueError::OrderRequired(profile.name.clone()))
         } else {
             Ok(())
@@ -160,6 +163,16 @@ impl Ca {
         self.stage("policy", at);
 
         let spki_sha256 = csr.public_key.sha256();
+        let subject_der = admission.subject.to_der();
+        let mut meaning: Vec<&[u8]> = vec![
+            profile.name.as_bytes(),
+            &spki_sha256,
+            &subject_der,
+            request.order.as_deref().unwrap_or_default().as_bytes(),
+        ];
+        if let Some(rework) = &rework {
+            meaning.extend([&rework.superseded.as_bytes()[..], rework.reason.as_bytes()]);
+        }
         let intent = Intent {
             id: intent_id(now)?,
             kind: LeafKind::Device,
@@ -169,12 +182,7 @@ impl Ca {
             profile_sha256: profile.sha256,
             principal: principal.name.clone(),
             idempotency_key: request.idempotency_key,
-            request_sha256: request_hash(&[
-                profile.name.as_bytes(),
-                &spki_sha256,
-                &admission.subject.to_der(),
-                request.order.as_deref().unwrap_or_default().as_bytes(),
-            ]),
+            request_sha256: request_hash(&meaning),
             order: request.order,
             device: admission.device,
             slot: profile.slot.clone(),
@@ -183,6 +191,7 @@ impl Ca {
             spki_sha256,
             validity,
             tbs: tbs.to_be_signed().to_vec(),
+            rework,
         };
         self.carry_out(intent, tbs, request.deadline).await
     }
@@ -340,18 +349,19 @@ impl Ca {
 /// The order of the questions is the order of the answers a station gets, so that the same
 /// input always gets the same slug, however many claims collide.
 fn same_request(new: &Intent, priors: Vec<Prior>) -> Result<Prior, IssueError> {
-    let mut by_claim = [None, None, None];
+    let mut by_claim = [None, None, None, None];
     for prior in priors {
         let slot = match prior.claim {
             // 120 random bits do not repeat; a source that does must not be trusted for keys either.
             Claim::SerialNumber => return Err(IssueError::Random("a serial number repeated")),
             Claim::Idempotency => 0,
-            Claim::Device => 1,
-            Claim::PublicKey => 2,
+            Claim::PublicKey => 1,
+            Claim::Device => 2,
+            Claim::Successor => 3,
         };
         by_claim[slot] = Some(prior);
     }
-    let [idempotency, device, public_key] = by_claim;
+    let [idempotency, public_key, device, successor] = by_claim;
     if let Some(prior) = idempotency {
         return if prior.intent.request_sha256 == new.request_sha256 {
             Ok(prior)
@@ -359,22 +369,24 @@ fn same_request(new: &Intent, priors: Vec<Prior>) -> Result<Prior, IssueError> {
             Err(IssueError::IdempotencyKeyReused)
         };
     }
-    if let Some(prior) = device {
-        let same =
-            prior.intent.spki_sha256 == new.spki_sha256 && prior.intent.profile == new.profile;
-        return if same {
-            Ok(prior)
-        } else {
-            Err(IssueError::DeviceAlreadyCertified(
-                prior.intent.serial_number,
-            ))
-        };
-    }
-    match public_key {
-        Some(prior) => Err(IssueError::PublicKeyAlreadyCertified(
+    // Also when it was a rework that certified the key.
+    let same = |prior: &Prior| {
+        (
+            &prior.intent.device,
+            &prior.intent.slot,
+            &prior.intent.profile,
+        ) == (&new.device, &new.slot, &new.profile)
+    };
+    match (public_key, device, successor) {
+        (Some(prior), _, _) if same(&prior) => Ok(prior),
+        (_, Some(prior), _) => Err(IssueError::DeviceAlreadyCertified(
             prior.intent.serial_number,
         )),
-        None => Err(IssueError::RequestInProgress),
+        (_, None, Some(prior)) => Err(IssueError::Succeeded(prior.intent.serial_number)),
+        (Some(prior), None, None) => Err(IssueError::PublicKeyAlreadyCertified(
+            prior.intent.serial_number,
+        )),
+        (None, None, None) => Err(IssueError::RequestInProgress),
     }
 }
 

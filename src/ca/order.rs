@@ -32,8 +32,12 @@ pub struct WorkOrder {
     pub name: String,
     /// The one profile it is for.
     pub profile: String,
-    /// Certificates that may be live or on their way under it, 1 or more.
+    /// Devices that may be certified under it, beside those that replace scrapped ones; 1 or more.
     pub quantity: i64,
+    /// Scrapped devices whose places may be given to others.
+    pub scrap_allowance: i64,
+    /// Reworks it allows; `None`: those that the profile allows each device.
+    pub reworks_max: Option<i64>,
     /// First and last device identity, of one length, compared octet by octet. `None`: any device.
     pub devices: Option<(String, String)>,
     /// Principals who may book on it. Empty: every one who may issue.
@@ -53,25 +57,42 @@ pub struct OrderState {
     pub created: (String, DateTime<Utc>),
     /// Who closed it, and when (database time); for ever.
     pub closed: Option<(String, DateTime<Utc>)>,
-    /// Intents stored under it.
+    /// Intents of first certificates stored under it.
     pub reserved: i64,
-    /// Those that ended without a certificate and gave their place back.
+    /// Those of them that ended without a certificate and gave their place back.
     pub abandoned: i64,
-    /// Those without an outcome yet.
+    /// Those of them without an outcome yet.
     pub in_progress: i64,
+    /// Certificates that reworks were issued under it, beside the first ones.
+    pub reworked: i64,
+    /// Its certificates of this status, first ones and reworks.
+    pub confirmed: i64,
+    /// Its certificates of this status.
+    pub superseded: i64,
+    /// Its certificates of this status.
+    pub revoked: i64,
+    /// Its certificates of this status: one a device.
+    pub scrapped: i64,
 }
 
 impl OrderState {
-    /// Certificates issued under it.
+    /// Devices certified under it.
     #[must_use]
     pub fn issued(&self) -> i64 {
         self.reserved - self.abandoned - self.in_progress
     }
 
-    /// Certificates that may still be asked for.
+    /// Devices that may still be certified.
     #[must_use]
     pub fn remaining(&self) -> i64 {
-        self.order.quantity - self.reserved + self.abandoned
+        let replaced = self.scrapped.min(self.order.scrap_allowance);
+        self.order.quantity - self.reserved + self.abandoned + replaced
+    }
+
+    /// Certificates that have not ended.
+    #[must_use]
+    pub fn live(&self) -> i64 {
+        self.issued() + self.reworked - self.superseded - self.revoked - self.scrapped
     }
 }
 
@@ -87,6 +108,9 @@ pub enum OrderRefusal {
     /// Its quantity is used up.
     #[error("work order `{0}` has no certificate left")]
     Exhausted(String),
+    /// It allows no more reworks.
+    #[error("work order `{0}` allows no more reworks")]
+    ReworksExhausted(String),
     /// It names its stations, and this is none of them.
     #[error("work order `{0}` is for other stations")]
     Station(String),

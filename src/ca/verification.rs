@@ -106,6 +106,7 @@ impl Ca {
             spki_sha256: key.sha256(),
             validity,
             tbs: tbs.to_be_signed().to_vec(),
+            rework: None,
         };
         self.carry_out(intent, tbs, deadline).await
     }

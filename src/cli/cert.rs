@@ -1,6 +1,7 @@
-//! `cert issue|show|list|export|verify`: what a line tool or an engineer does, through the service.
+//! `cert issue|show|list|confirm|supersede|scrap|revoke|history|export|verify`: what a line tool or an engineer does, through the service.
 
 pub mod export;
+pub mod life;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -34,6 +35,16 @@ pub enum CertCommand {
     Show(ShowArguments),
     /// Search, newest first.
     List(ListArguments),
+    /// Confirm that a device holds its certificate: the end of the line.
+    Confirm(life::ConfirmArguments),
+    /// Rework: issue another certificate to the device of this one, for a new key.
+    Supersede(life::SupersedeArguments),
+    /// Scrap a device, named by its newest certificate.
+    Scrap(life::ScrapArguments),
+    /// Revoke one certificate, for ever.
+    Revoke(life::RevokeArguments),
+    /// Show what happened to a certificate, who did it, when and why.
+    History(life::Which),
     /// Write what AWS IoT's provisioning roads take: an allow-list, bulk registration, certificates without a CA.
     Export(export::ExportArguments),
     /// Verify a device certificate against its issuer, offline.
@@ -115,19 +126,18 @@ pub fn run(global: &Global, command: &CertCommand) -> Outcome {
         CertCommand::Issue(arguments) => issue(global, arguments),
         CertCommand::Show(arguments) => show(global, arguments),
         CertCommand::List(arguments) => list(global, arguments),
+        CertCommand::Confirm(arguments) => life::confirm(global, arguments),
+        CertCommand::Supersede(arguments) => life::supersede(global, arguments),
+        CertCommand::Scrap(arguments) => life::scrap(global, arguments),
+        CertCommand::Revoke(arguments) => life::revoke(global, arguments),
+        CertCommand::History(which) => life::history(global, which),
         CertCommand::Export(arguments) => export::run(global, arguments),
         CertCommand::Verify(arguments) => verify(global, arguments),
     }
 }
 
 fn issue(global: &Global, arguments: &IssueArguments) -> Outcome {
-    let csr = read(&arguments.csr)?;
-    let csr = if csr.starts_with(b"-----") {
-        String::from_utf8(csr).context("the request is not text")?
-    } else {
-        pem::certification_request(&csr)
-    };
-    let mut body = json!({ "profile": arguments.profile, "csr": csr });
+    let mut body = json!({ "profile": arguments.profile, "csr": csr(&arguments.csr)? });
     if !arguments.subject.is_empty() {
         body["subject"] = json!(pairs(&arguments.subject)?);
     }
@@ -148,6 +158,16 @@ fn issue(global: &Global, arguments: &IssueArguments) -> Outcome {
         body,
     )?;
     print(global, &answer, arguments.format)
+}
+
+/// A certification request, PEM or DER, as PEM.
+fn csr(path: &Path) -> anyhow::Result<String> {
+    let csr = read(path)?;
+    if csr.starts_with(b"-----") {
+        String::from_utf8(csr).context("the request is not text")
+    } else {
+        Ok(pem::certification_request(&csr))
+    }
 }
 
 fn show(global: &Global, arguments: &ShowArguments) -> Outcome {

@@ -38,9 +38,15 @@ pub struct CreateArguments {
     /// Profile's name.
     #[arg(long)]
     profile: String,
-    /// Certificates that may be live under it.
+    /// Devices that may be certified under it.
     #[arg(long)]
     quantity: u32,
+    /// Scrapped devices whose places may be given to others.
+    #[arg(long, default_value_t = 0)]
+    scrap_allowance: u32,
+    /// Reworks it allows. Without it: those that the profile allows each device.
+    #[arg(long)]
+    reworks_max: Option<u32>,
     /// First device identity, with `--device-last`: of one length, compared octet by octet.
     #[arg(long, requires = "device_last")]
     device_first: Option<String>,
@@ -148,6 +154,10 @@ fn body(order: &CreateArguments) -> Value {
     body.insert("name".into(), json!(order.name));
     body.insert("profile".into(), json!(order.profile));
     body.insert("quantity".into(), json!(order.quantity));
+    body.insert("scrap_allowance".into(), json!(order.scrap_allowance));
+    if let Some(reworks_max) = order.reworks_max {
+        body.insert("reworks_max".into(), json!(reworks_max));
+    }
     body.insert("stations".into(), json!(order.stations));
     for (field, value) in [
         ("device_first", &order.device_first),
@@ -169,6 +179,8 @@ fn table(orders: &[Value]) -> comfy_table::Table {
         "PROFILE",
         "QUANTITY",
         "ISSUED",
+        "CONFIRMED",
+        "SCRAPPED",
         "REMAINING",
         "CLOSED",
     ]);
@@ -184,6 +196,8 @@ fn table(orders: &[Value]) -> comfy_table::Table {
                 "profile",
                 "quantity",
                 "issued",
+                "confirmed",
+                "scrapped",
                 "remaining",
                 "closed_at",
             ]

@@ -239,8 +239,26 @@ fn query(filter: &SearchFilter, limit: i64, cursor: Option<Uuid>) -> QueryBuilde
         sql.push(" AND false");
     }
     match filter.status {
-        // All that have a certificate are.
-        Some(Status::Issued) | None => {}
+        None => {}
+        Some(Status::Issued) => {
+            sql.push(" AND NOT EXISTS (SELECT FROM life_event e WHERE e.intent_id = o.intent_id)");
+        }
+        Some(Status::Confirmed) => {
+            sql.push(
+                " AND EXISTS (SELECT FROM life_event e WHERE e.intent_id = o.intent_id)
+                  AND NOT EXISTS (SELECT FROM life_event e
+                      WHERE e.intent_id = o.intent_id AND e.kind <> 'confirmed')",
+            );
+        }
+        // Few among many: from their index.
+        Some(ended) => {
+            sql.push(
+                " AND o.intent_id IN (SELECT e.intent_id FROM life_event e
+                      WHERE e.kind <> 'confirmed' AND e.kind = ",
+            )
+            .push_bind(ended.as_str())
+            .push(")");
+        }
     }
     if let Some(issued_after) = filter.issued_after {
         sql.push(" AND o.recorded_at >= ").push_bind(issued_after);

@@ -13,6 +13,9 @@ use crate::ca::LedgerFault;
 use crate::ca::Outcome;
 use crate::ca::PortFuture;
 use crate::ca::Reservation;
+use crate::ca::life::LifeAct;
+use crate::ca::life::LifeBook;
+use crate::ca::life::LifeEvent;
 use crate::ca::order::Created;
 use crate::ca::order::OrderBook;
 use crate::ca::order::OrderState;
@@ -22,6 +25,8 @@ use crate::db::config::Purpose;
 use crate::db::error::DbFault;
 use crate::db::lane::Job;
 use crate::db::lane::Lane;
+use crate::db::lives::LifeAnswer;
+use crate::db::lives::LifeJob;
 use crate::db::orders::OrderAnswer;
 use crate::db::orders::OrderJob;
 use crate::db::record::Record;
@@ -46,6 +51,7 @@ pub struct PgLedger {
     outcomes: Lane<Record>,
     settlements: Lane<Settle>,
     orders: Lane<OrderJob>,
+    lives: Lane<LifeJob>,
     vitals: Arc<Vitals>,
 }
 
@@ -53,13 +59,20 @@ impl PgLedger {
     /// Starts the lanes on the current Tokio runtime. Does not wait for the database: see
     /// [`Ledger::ready`]. Fails only when the URL is none.
     pub fn start(config: &DbConfig, metrics: &Arc<LedgerMetrics>) -> Result<Arc<Self>, DbFault> {
-        let lanes = [Reserve::LANE, Record::LANE, Settle::LANE, OrderJob::LANE];
+        let lanes = [
+            Reserve::LANE,
+            Record::LANE,
+            Settle::LANE,
+            OrderJob::LANE,
+            LifeJob::LANE,
+        ];
         let vitals = Arc::new(Vitals::new(&lanes, metrics.up.clone()));
         Ok(Arc::new(Self {
             reservations: lane(config, &vitals, metrics)?,
             outcomes: lane(config, &vitals, metrics)?,
             settlements: lane(config, &vitals, metrics)?,
             orders: lane(config, &vitals, metrics)?,
+            lives: lane(config, &vitals, metrics)?,
             vitals,
         }))
     }
@@ -112,6 +125,51 @@ impl OrderBook for PgLedger {
                 OrderAnswer::Create(_) | OrderAnswer::Show(_) => Err(mixed_up()),
             }
         })
+    }
+}
+
+impl PgLedger {
+    async fn live(&self, job: LifeJob) -> Result<LifeAnswer, LedgerFault> {
+        self.lives
+            .submit(job, Instant::now() + SETTLEMENT_MAX)
+            .await
+    }
+}
+
+impl LifeBook for PgLedger {
+    fn act(&self, act: LifeAct) -> PortFuture<'_, Result<Vec<LifeEvent>, LedgerFault>> {
+        Box::pin(async move { events(self.live(LifeJob::Act(act)).await?) })
+    }
+
+    fn events(&self, intent: Uuid) -> PortFuture<'_, Result<Vec<LifeEvent>, LedgerFault>> {
+        Box::pin(async move { events(self.live(LifeJob::Events(intent)).await?) })
+    }
+
+    fn challenge(&self, intent: Uuid, nonce: [u8; 32]) -> PortFuture<'_, Result<(), LedgerFault>> {
+        Box::pin(async move {
+            self.live(LifeJob::Challenge(intent, nonce)).await?;
+            Ok(())
+        })
+    }
+
+    fn challenged(
+        &self,
+        intent: Uuid,
+        nonce: [u8; 32],
+    ) -> PortFuture<'_, Result<bool, LedgerFault>> {
+        Box::pin(async move {
+            match self.live(LifeJob::Challenged(intent, nonce)).await? {
+                LifeAnswer::Challenged(known) => Ok(known),
+                LifeAnswer::Events(_) | LifeAnswer::Challenge => Err(mixed_up()),
+            }
+        })
+    }
+}
+
+fn events(answer: LifeAnswer) -> Result<Vec<LifeEvent>, LedgerFault> {
+    match answer {
+        LifeAnswer::Events(events) => Ok(events),
+        LifeAnswer::Challenge | LifeAnswer::Challenged(_) => Err(mixed_up()),
     }
 }
 

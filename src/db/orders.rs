@@ -21,9 +21,10 @@ use crate::db::lane::Job;
 /// of the ledger, and one statement sees one moment.
 macro_rules! states {
     () => {
-        "SELECT w.*, coalesce(p.intents, 0) AS in_progress
+        "SELECT w.*, coalesce(p.firsts, 0) AS in_progress, coalesce(p.reworks, 0) AS reworks_in_progress
          FROM work_order w
-         LEFT JOIN (SELECT i.work_order, count(*) AS intents
+         LEFT JOIN (SELECT i.work_order, count(*) FILTER (WHERE i.supersedes IS NULL) AS firsts,
+                           count(*) FILTER (WHERE i.supersedes IS NOT NULL) AS reworks
                     FROM open_intent o JOIN intent i ON i.intent_id = o.intent_id
                     WHERE i.work_order IS NOT NULL GROUP BY i.work_order) p
              ON p.work_order = w.name"
@@ -36,15 +37,18 @@ const LIST: &str = concat!(
 );
 
 const CREATE: &str = "INSERT INTO work_order
-        (name, profile, quantity, device_first, device_last, stations, opens_at, closes_at, created_by)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+        (name, profile, quantity, device_first, device_last, stations, opens_at, closes_at, created_by,
+         scrap_allowance, reworks_max)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
     ON CONFLICT DO NOTHING";
 
 const CLOSE: &str = "UPDATE work_order SET closed_by = $2, closed_at = statement_timestamp()
     WHERE name = $1 AND closed_at IS NULL";
 
 /// In the order of the names: two batches never wait for each other crosswise.
-const LOCK: &str = "SELECT w.*, quantity - reserved + abandoned AS room,
+const LOCK: &str =
+    "SELECT w.*, quantity - reserved + abandoned + least(scrapped, scrap_allowance) AS room,
+        reworks_max - reworked AS reworks_room,
         coalesce(opens_at > statement_timestamp(), false) AS early,
         coalesce(closes_at <= statement_timestamp(), false) AS late
     FROM work_order w WHERE name = ANY($1) ORDER BY name FOR NO KEY UPDATE";
@@ -120,6 +124,8 @@ async fn create(
         .bind(order.opens_at)
         .bind(order.closes_at)
         .bind(by)
+        .bind(order.scrap_allowance)
+        .bind(order.reworks_max)
         .execute(&mut *connection)
         .await?
         .rows_affected();
@@ -156,6 +162,8 @@ async fn show(
 fn state(row: &PgRow) -> Result<OrderState, sqlx::Error> {
     let closed_by: Option<String> = row.try_get("closed_by")?;
     let closed_at: Option<_> = row.try_get("closed_at")?;
+    let reworked: i64 = row.try_get("reworked")?;
+    let reworks_in_progress: i64 = row.try_get("reworks_in_progress")?;
     Ok(OrderState {
         order: order(row)?,
         created: (row.try_get("created_by")?, row.try_get("created_at")?),
@@ -163,6 +171,11 @@ fn state(row: &PgRow) -> Result<OrderState, sqlx::Error> {
         reserved: row.try_get("reserved")?,
         abandoned: row.try_get("abandoned")?,
         in_progress: row.try_get("in_progress")?,
+        reworked: reworked - reworks_in_progress,
+        confirmed: row.try_get("confirmed")?,
+        superseded: row.try_get("superseded")?,
+        revoked: row.try_get("revoked")?,
+        scrapped: row.try_get("scrapped")?,
     })
 }
 
@@ -173,6 +186,8 @@ fn order(row: &PgRow) -> Result<WorkOrder, sqlx::Error> {
         name: row.try_get("name")?,
         profile: row.try_get("profile")?,
         quantity: row.try_get("quantity")?,
+        scrap_allowance: row.try_get("scrap_allowance")?,
+        reworks_max: row.try_get("reworks_max")?,
         devices: first.zip(last),
         stations: row.try_get("stations")?,
         opens_at: row.try_get("opens_at")?,
@@ -188,6 +203,19 @@ struct Room {
     order: WorkOrder,
     shut: Option<&'static str>,
     left: i64,
+    /// `None`: as many as the profile allows.
+    reworks_left: Option<i64>,
+}
+
+impl Room {
+    /// What is left for first certificates or for reworks; `None`: without end.
+    fn left(&self, rework: bool) -> Option<i64> {
+        if rework {
+            self.reworks_left
+        } else {
+            Some(self.left)
+        }
+    }
 }
 
 impl Locked {
@@ -225,6 +253,7 @@ impl Locked {
                 order: order(row)?,
                 shut,
                 left: row.try_get("room")?,
+                reworks_left: row.try_get("reworks_room")?,
             };
             rooms.insert(room.order.name.clone(), room);
         }
@@ -248,7 +277,7 @@ impl Locked {
         &self,
         intents: &[&'a Intent],
     ) -> (Vec<&'a Intent>, Vec<(&'a Intent, OrderRefusal)>) {
-        let mut taken: HashMap<&str, i64> = HashMap::new();
+        let mut taken: HashMap<(&str, bool), i64> = HashMap::new();
         let (mut fit, mut barred) = (Vec::with_capacity(intents.len()), Vec::new());
         for intent in intents {
             match self.judge(intent, &mut taken) {
@@ -262,7 +291,7 @@ impl Locked {
     fn judge<'a>(
         &self,
         intent: &'a Intent,
-        taken: &mut HashMap<&'a str, i64>,
+        taken: &mut HashMap<(&'a str, bool), i64>,
     ) -> Result<(), OrderRefusal> {
         let Some(name) = &intent.order else {
             return Ok(());
@@ -275,9 +304,15 @@ impl Locked {
         if let Some(why) = room.shut {
             return Err(OrderRefusal::Closed(name.clone(), why));
         }
-        let taken = taken.entry(name).or_default();
-        if *taken >= room.left {
-            return Err(OrderRefusal::Exhausted(name.clone()));
+        let rework = intent.rework.is_some();
+        let taken = taken.entry((name, rework)).or_default();
+        if room.left(rework).is_some_and(|left| *taken >= left) {
+            let name = name.clone();
+            return Err(if rework {
+                OrderRefusal::ReworksExhausted(name)
+            } else {
+                OrderRefusal::Exhausted(name)
+            });
         }
         *taken += 1;
         Ok(())
@@ -286,14 +321,24 @@ impl Locked {
     /// An intent was stored.
     pub(super) fn count(&mut self, intent: &Intent) {
         if let Some(room) = intent.order.as_ref().and_then(|name| self.0.get_mut(name)) {
-            room.left -= 1;
+            match (&intent.rework, &mut room.reworks_left) {
+                (None, _) => room.left -= 1,
+                (Some(_), Some(left)) => *left -= 1,
+                (Some(_), None) => {}
+            }
         }
+    }
+
+    fn has_left(&self, name: &str, rework: bool) -> bool {
+        let room = self.0.get(name);
+        room.is_some_and(|room| room.left(rework).is_none_or(|left| left > 0))
     }
 
     /// Whether a refusal could still change within this batch: there is room again.
     pub(super) fn may_change(&self, refusal: &OrderRefusal) -> bool {
         match refusal {
-            OrderRefusal::Exhausted(name) => self.0.get(name).is_some_and(|room| room.left > 0),
+            OrderRefusal::Exhausted(name) => self.has_left(name, false),
+            OrderRefusal::ReworksExhausted(name) => self.has_left(name, true),
             _ => false,
         }
     }

@@ -13,6 +13,7 @@ use crate::ca::Intent;
 use crate::ca::LedgerFault;
 use crate::db::lane::Job;
 use crate::db::row;
+use crate::db::row::fresh_outcome_columns;
 use crate::db::row::outcome_columns;
 use crate::pki::certificate::SignedCertificate;
 
@@ -39,7 +40,7 @@ const RECORD: &str = concat!(
         WHERE EXISTS (SELECT FROM fresh)
     )
     SELECT o.intent_id, ",
-    outcome_columns!(),
+    fresh_outcome_columns!(),
     " FROM o"
 );
 

@@ -13,6 +13,7 @@ use crate::ca::Intent;
 use crate::ca::LedgerFault;
 use crate::ca::Prior;
 use crate::ca::Reservation;
+use crate::ca::Rework;
 use crate::ca::order::OrderRefusal;
 use crate::db::lane::Job;
 use crate::db::orders::Locked;
@@ -28,33 +29,48 @@ use crate::pki::tbs::LeafKind;
 /// for the sake of the few certificates that are no device's.
 macro_rules! admit {
     ($kind:literal) => {
+        admit!($kind, "", "", "")
+    };
+    ($kind:literal, $arrays:literal, $columns:literal, $claimed:literal) => {
         concat!(
             "
     WITH batch AS (
         SELECT * FROM UNNEST(
             $1::uuid[], $2::bytea[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::text[],
             $8::bytea[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[],
-            $14::bytea[], $15::timestamptz[], $16::timestamptz[], $17::bytea[])
+            $14::bytea[], $15::timestamptz[], $16::timestamptz[], $17::bytea[]",
+            $arrays,
+            ")
         AS b (intent_id, serial_number, issuer, profile, profile_sha256, principal,
               idempotency_key, request_sha256, work_order, device, slot, subject, thing_name,
-              spki_sha256, not_before, not_after, tbs)
+              spki_sha256, not_before, not_after, tbs",
+            $columns,
+            ")
     ), admitted AS (
         INSERT INTO claim (intent_id, serial_number, spki_sha256, slot, device, principal,
-                           idempotency_key)
-        SELECT intent_id, serial_number, spki_sha256, slot, device, principal, idempotency_key
+                           idempotency_key",
+            $claimed,
+            ")
+        SELECT intent_id, serial_number, spki_sha256, slot, device, principal, idempotency_key",
+            $claimed,
+            "
         FROM batch
         ON CONFLICT DO NOTHING
         RETURNING intent_id
     ), stored AS (
         INSERT INTO intent (intent_id, serial_number, issuer, profile, profile_sha256, principal,
                             idempotency_key, request_sha256, work_order, device, slot, subject,
-                            thing_name, spki_sha256, not_before, not_after, tbs, kind)
+                            thing_name, spki_sha256, not_before, not_after, tbs, kind",
+            $columns,
+            ")
         SELECT b.intent_id, b.serial_number, b.issuer, b.profile, b.profile_sha256, b.principal,
                b.idempotency_key, b.request_sha256, b.work_order, b.device, b.slot,
                b.subject::jsonb, b.thing_name, b.spki_sha256, b.not_before, b.not_after, b.tbs,
                '",
             $kind,
-            "'
+            "'",
+            $columns,
+            "
         FROM batch b
         WHERE b.intent_id IN (SELECT a.intent_id FROM admitted a)
     ), opened AS (
@@ -67,6 +83,38 @@ macro_rules! admit {
 }
 const ADMIT_DEVICES: &str = admit!("device");
 const ADMIT_VERIFICATIONS: &str = admit!("verification");
+const ADMIT_REWORKS: &str = admit!(
+    "device",
+    ", $18::uuid[], $19::smallint[], $20::text[]",
+    ", supersedes, generation, rework_reason",
+    ", supersedes"
+);
+
+/// What has a statement of its own, in the order in which they run.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Sort {
+    Device,
+    Rework,
+    Verification,
+}
+
+impl Sort {
+    fn of(intent: &Intent) -> Self {
+        match (intent.kind, &intent.rework) {
+            (LeafKind::Verification, _) => Self::Verification,
+            (LeafKind::Device, Some(_)) => Self::Rework,
+            (LeafKind::Device, None) => Self::Device,
+        }
+    }
+
+    fn statement(self) -> &'static str {
+        match self {
+            Self::Device => ADMIT_DEVICES,
+            Self::Rework => ADMIT_REWORKS,
+            Self::Verification => ADMIT_VERIFICATIONS,
+        }
+    }
+}
 
 /// Who holds what these rows claim. Its own statement, so that its snapshot sees the holder.
 const HOLDERS: &str = concat!(
@@ -75,15 +123,20 @@ const HOLDERS: &str = concat!(
     ", ",
     outcome_columns!(),
     " FROM UNNEST(
-            $1::uuid[], $2::bytea[], $3::bytea[], $4::text[], $5::text[], $6::text[], $7::text[])
-        AS r (intent_id, serial_number, spki_sha256, slot, device, principal, idempotency_key)
+            $1::uuid[], $2::bytea[], $3::bytea[], $4::text[], $5::text[], $6::text[], $7::text[],
+            $8::uuid[])
+        AS r (intent_id, serial_number, spki_sha256, slot, device, principal, idempotency_key,
+              supersedes)
     CROSS JOIN LATERAL (VALUES
         ('self', (SELECT c.intent_id FROM claim c WHERE c.intent_id = r.intent_id)),
         ('idempotency', (SELECT c.intent_id FROM claim c
             WHERE c.live AND c.idempotency_key IS NOT NULL
                   AND c.principal = r.principal AND c.idempotency_key = r.idempotency_key)),
         ('device', (SELECT c.intent_id FROM claim c
-            WHERE c.live AND c.supersedes IS NULL AND c.device = r.device AND c.slot = r.slot)),
+            WHERE r.supersedes IS NULL AND c.live AND c.supersedes IS NULL
+                  AND c.device = r.device AND c.slot = r.slot)),
+        ('successor', (SELECT c.intent_id FROM claim c
+            WHERE c.live AND c.supersedes = r.supersedes)),
         ('public key', (SELECT c.intent_id FROM claim c
             WHERE c.live AND c.spki_sha256 = r.spki_sha256)),
         ('serial number', (SELECT c.intent_id FROM claim c
@@ -115,7 +168,7 @@ impl Job for Reserve {
         open.retain(|intent| seen.insert(intent.id));
         // The same order in every replica keeps two batches from waiting for each other.
         open.sort_by(|a, b| {
-            (a.kind, &a.device, &a.slot, a.id).cmp(&(b.kind, &b.device, &b.slot, b.id))
+            (Sort::of(a), &a.device, &a.slot, a.id).cmp(&(Sort::of(b), &b.device, &b.slot, b.id))
         });
         let mut stored: HashSet<Uuid> = HashSet::with_capacity(jobs.len());
         let mut refused: HashMap<Uuid, Vec<Prior>> = HashMap::new();
@@ -124,11 +177,11 @@ impl Job for Reserve {
         let mut orders = Locked::begin(connection, &open).await?;
         for _ in 0..OFFERS_MAX {
             let (fit, unfit) = orders.part(&open);
-            let is_device = |intent: &&Intent| intent.kind == LeafKind::Device;
-            let (devices, verifications) = fit.split_at(fit.partition_point(is_device));
-            stored.extend(admit(connection, ADMIT_DEVICES, devices).await?);
-            if !verifications.is_empty() {
-                stored.extend(admit(connection, ADMIT_VERIFICATIONS, verifications).await?);
+            if jobs.is_empty() {
+                admit(connection, Sort::Device, &[]).await?;
+            }
+            for same in fit.chunk_by(|a, b| Sort::of(a) == Sort::of(b)) {
+                stored.extend(admit(connection, Sort::of(same[0]), same).await?);
             }
             for intent in fit.iter().filter(|intent| stored.contains(&intent.id)) {
                 orders.count(intent);
@@ -171,7 +224,7 @@ impl Job for Reserve {
 /// Stores those that claim nothing taken; returns which.
 async fn admit(
     connection: &mut PgConnection,
-    statement: &'static str,
+    sort: Sort,
     intents: &[&Intent],
 ) -> Result<HashSet<Uuid>, sqlx::Error> {
     let each =
@@ -183,7 +236,7 @@ async fn admit(
         .iter()
         .map(|i| row::subject_json(&i.subject))
         .collect();
-    let rows = sqlx::query(statement)
+    let mut query = sqlx::query(sort.statement())
         .bind(intents.iter().map(|i| i.id).collect::<Vec<_>>())
         .bind(each(|i| i.serial_number.as_bytes()))
         .bind(text(|i| Some(&i.issuer)))
@@ -210,10 +263,20 @@ async fn admit(
                 .map(|i| i.validity.not_after)
                 .collect::<Vec<_>>(),
         )
-        .bind(each(|i| &i.tbs))
-        .fetch_all(connection)
-        .await?;
+        .bind(each(|i| &i.tbs));
+    if sort == Sort::Rework {
+        query = query
+            .bind(reworks(intents, |rework| rework.supersedes))
+            .bind(reworks(intents, |rework| rework.generation))
+            .bind(reworks(intents, |rework| rework.reason.clone()));
+    }
+    let rows = query.fetch_all(connection).await?;
     rows.iter().map(|row| row.try_get("intent_id")).collect()
+}
+
+fn reworks<T>(intents: &[&Intent], value: fn(&Rework) -> T) -> Vec<Option<T>> {
+    let rework = |intent: &&Intent| intent.rework.as_ref().map(value);
+    intents.iter().map(rework).collect()
 }
 
 /// For each intent that was not stored now: that it had been stored before, or who holds its claims.
@@ -246,6 +309,7 @@ async fn holders(
                 .map(|i| i.idempotency_key.as_deref())
                 .collect::<Vec<_>>(),
         )
+        .bind(reworks(intents, |rework| rework.supersedes))
         .fetch_all(connection)
         .await?;
 
@@ -259,6 +323,7 @@ async fn holders(
             }
             "idempotency" => Claim::Idempotency,
             "device" => Claim::Device,
+            "successor" => Claim::Successor,
             "public key" => Claim::PublicKey,
             _ => Claim::SerialNumber,
         };

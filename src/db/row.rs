@@ -10,6 +10,7 @@ use sqlx::types::Json;
 
 use crate::ca::CertificateRecord;
 use crate::ca::Intent;
+use crate::ca::Rework;
 use crate::ca::Status;
 use crate::pki::name::AttributeType;
 use crate::pki::name::Subject;
@@ -22,7 +23,9 @@ macro_rules! intent_columns {
     () => {
         "i.intent_id, i.kind, i.serial_number, i.issuer, i.profile, i.profile_sha256, i.principal, \
          i.idempotency_key, i.request_sha256, i.work_order, i.device, i.slot, i.subject, \
-         i.thing_name, i.spki_sha256, i.not_before, i.not_after, i.tbs"
+         i.thing_name, i.spki_sha256, i.not_before, i.not_after, i.tbs, \
+         i.supersedes, i.generation, i.rework_reason, \
+         (SELECT c.serial_number FROM claim c WHERE c.intent_id = i.supersedes) AS superseded"
     };
 }
 pub(super) use intent_columns;
@@ -30,17 +33,29 @@ pub(super) use intent_columns;
 /// The columns [`certificate`] reads, of a table named `o`.
 macro_rules! outcome_columns {
     () => {
-        "o.der, o.fingerprint, o.log_index, o.recorded_at"
+        "o.der, o.fingerprint, o.log_index, o.recorded_at, \
+         (SELECT e.kind FROM life_event e WHERE e.intent_id = o.intent_id \
+          ORDER BY e.kind = 'confirmed' LIMIT 1) AS status, \
+         (SELECT c.serial_number FROM claim c WHERE c.live AND c.supersedes = o.intent_id) AS successor"
     };
 }
 pub(super) use outcome_columns;
+
+/// The same, of an outcome that was stored by the same statement: nothing can have followed.
+macro_rules! fresh_outcome_columns {
+    () => {
+        "o.der, o.fingerprint, o.log_index, o.recorded_at, \
+         NULL::text AS status, NULL::bytea AS successor"
+    };
+}
+pub(super) use fresh_outcome_columns;
 
 /// An intent, from [`intent_columns`].
 pub(super) fn intent(row: &PgRow) -> Result<Intent, sqlx::Error> {
     Ok(Intent {
         id: row.try_get("intent_id")?,
         kind: kind(row)?,
-        serial_number: serial_number(row)?,
+        serial_number: serial(row, "serial_number")?.ok_or_else(|| unreadable("serial number"))?,
         issuer: row.try_get("issuer")?,
         profile: row.try_get("profile")?,
         profile_sha256: row.try_get("profile_sha256")?,
@@ -58,6 +73,7 @@ pub(super) fn intent(row: &PgRow) -> Result<Intent, sqlx::Error> {
             not_after: row.try_get("not_after")?,
         },
         tbs: row.try_get("tbs")?,
+        rework: rework(row)?,
     })
 }
 
@@ -75,7 +91,25 @@ pub(super) fn certificate(
         fingerprint: row.try_get("fingerprint")?,
         issued_at: row.try_get::<DateTime<Utc>, _>("recorded_at")?,
         log_index: row.try_get("log_index")?,
-        status: Status::Issued,
+        status: status(row.try_get("status")?)?,
+        successor: serial(row, "successor")?,
+    }))
+}
+
+fn status(word: Option<&str>) -> Result<Status, sqlx::Error> {
+    word.map_or(Some(Status::Issued), Status::from_word)
+        .ok_or_else(|| unreadable("status"))
+}
+
+fn rework(row: &PgRow) -> Result<Option<Rework>, sqlx::Error> {
+    let Some(supersedes) = row.try_get("supersedes")? else {
+        return Ok(None);
+    };
+    Ok(Some(Rework {
+        supersedes,
+        superseded: serial(row, "superseded")?.ok_or_else(|| unreadable("superseded serial"))?,
+        generation: row.try_get("generation")?,
+        reason: row.try_get("rework_reason")?,
     }))
 }
 
@@ -103,11 +137,12 @@ fn kind(row: &PgRow) -> Result<LeafKind, sqlx::Error> {
     LeafKind::from_word(row.try_get("kind")?).ok_or_else(|| unreadable("kind"))
 }
 
-fn serial_number(row: &PgRow) -> Result<SerialNumber, sqlx::Error> {
-    SerialNumber::from_bytes(row.try_get("serial_number")?)
-        .ok_or_else(|| unreadable("serial number"))
+fn serial(row: &PgRow, column: &str) -> Result<Option<SerialNumber>, sqlx::Error> {
+    let octets: Option<[u8; 16]> = row.try_get(column)?;
+    let read = |octets| SerialNumber::from_bytes(octets).ok_or_else(|| unreadable("serial number"));
+    octets.map(read).transpose()
 }
 
-fn unreadable(what: &str) -> sqlx::Error {
+pub(super) fn unreadable(what: &str) -> sqlx::Error {
     sqlx::Error::Decode(format!("the ledger holds an unreadable {what}").into())
 }

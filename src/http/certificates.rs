@@ -1,6 +1,11 @@
-//! `/v1/certificates`: issue and show; searching is in [`search`].
+//! `/v1/certificates`: issue and show; searching and what may happen to a certificate are below.
 
+pub mod confirmation;
+pub mod history;
+pub mod revocation;
+pub mod scrap;
 pub mod search;
+pub mod supersession;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -21,6 +26,7 @@ use crate::ca::Principal;
 use crate::ca::Role;
 use crate::ca::issue::IssueRequest;
 use crate::ca::issue::IssuedCertificate;
+use crate::ca::life::REASON_LENGTH_MAX;
 use crate::ca::order;
 use crate::http::body::Body;
 use crate::http::middleware::LogFields;
@@ -95,8 +101,12 @@ pub struct CertificateBody {
     not_after: String,
     /// RFC 3339, database time.
     issued_at: String,
-    /// Where it stands in its life.
+    /// `issued`, `confirmed`, `superseded`, `revoked` or `scrapped`.
     status: &'static str,
+    /// Serial number of the certificate it is to replace.
+    supersedes: Option<String>,
+    /// Serial number of the certificate that is to replace it.
+    superseded_by: Option<String>,
     /// Gapless position in the log.
     log_index: i64,
 }
@@ -179,12 +189,36 @@ pub async fn show(
 ) -> Result<HttpResponse, Problem> {
     note(&request, &who.0, &path);
     let form = Form::accepted(request.headers())?;
-    let serial = SerialNumber::from_hex(&path).ok_or_else(not_here)?;
-    let record = ca.archive.certificate(serial).await?.ok_or_else(not_here)?;
+    let record = ca
+        .archive
+        .certificate(named(&path)?)
+        .await?
+        .ok_or_else(not_here)?;
     if who.0.role == Role::Station && record.intent.principal != who.0.name {
         return Err(not_here());
     }
     Ok(form.write(&mut HttpResponse::Ok(), &record, issuer(&ca, &record)))
+}
+
+/// The serial number in an address.
+fn named(path: &str) -> Result<SerialNumber, Problem> {
+    SerialNumber::from_hex(path).ok_or_else(not_here)
+}
+
+/// A text in words: 1 to 200 characters, none of which is a control character.
+fn words(name: &str, text: String) -> Result<String, Problem> {
+    let length = text.chars().count();
+    let plain = |c: char| !c.is_control() && c != '\u{fffd}';
+    if (1..=REASON_LENGTH_MAX).contains(&length) && text.chars().all(plain) {
+        Ok(text)
+    } else {
+        Err(Problem::new(
+            Slug::InvalidField,
+            format!(
+                "{name}: must be 1 to {REASON_LENGTH_MAX} characters without control characters"
+            ),
+        ))
+    }
 }
 
 /// No certificate, or none that the principal may see.
@@ -380,6 +414,11 @@ impl CertificateBody {
             not_after: rfc3339(intent.validity.not_after),
             issued_at: rfc3339_millis(record.issued_at),
             status: record.status.as_str(),
+            supersedes: intent
+                .rework
+                .as_ref()
+                .map(|rework| rework.superseded.to_hex()),
+            superseded_by: record.successor.map(|successor| successor.to_hex()),
             log_index: record.log_index,
         }
     }

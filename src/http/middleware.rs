@@ -64,8 +64,9 @@ impl Drop for Flight<'_> {
 }
 
 /// The routes that issue, by `POST`.
-const ISSUING: [&str; 2] = [
+const ISSUING: [&str; 3] = [
     "/v1/certificates",
+    "/v1/certificates/{serial_number}/supersession",
     "/v1/issuers/{name}/verification-certificates",
 ];
 

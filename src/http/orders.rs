@@ -45,6 +45,11 @@ struct NewOrderBody {
     profile: String,
     /// Certificates that may be live under it, 1 to 1,000,000,000.
     quantity: i64,
+    /// Scrapped devices whose places may be given to others; 0 if absent.
+    #[serde(default)]
+    scrap_allowance: i64,
+    /// Reworks it allows; without it, those that the profile allows each device.
+    reworks_max: Option<i64>,
     /// First device identity; with `device_last`, of the same length. Compared octet by octet.
     device_first: Option<String>,
     /// Last device identity.
@@ -67,16 +72,32 @@ pub struct OrderBody {
     name: String,
     /// The one profile it is for.
     profile: String,
-    /// Certificates that may be live under it.
+    /// Devices that may be certified under it, beside those that replace scrapped ones.
     quantity: i64,
-    /// Certificates issued.
+    /// Scrapped devices whose places may be given to others.
+    scrap_allowance: i64,
+    /// Reworks it allows; null: those that the profile allows each device.
+    reworks_max: Option<i64>,
+    /// Devices certified: their first certificates.
     issued: i64,
     /// Intents that have no certificate yet; each holds a place.
     in_progress: i64,
     /// Intents that ended without a certificate and gave their place back.
     abandoned: i64,
-    /// Certificates that may still be asked for.
+    /// Devices that may still be certified.
     remaining: i64,
+    /// Certificates of reworks, beside the first ones.
+    reworked: i64,
+    /// Certificates that are confirmed.
+    confirmed: i64,
+    /// Certificates that a confirmed rework replaced.
+    superseded: i64,
+    /// Certificates that were revoked.
+    revoked: i64,
+    /// Devices that were scrapped.
+    scrapped: i64,
+    /// Certificates that have not ended: issued + reworked - superseded - revoked - scrapped.
+    live: i64,
     /// First device identity; null: any device.
     device_first: Option<String>,
     /// Last device identity.
@@ -295,6 +316,12 @@ fn accepted(body: NewOrderBody, ca: &Ca) -> Result<WorkOrder, Problem> {
     if !(1..=QUANTITY_MAX).contains(&body.quantity) {
         wrong("quantity", format!("1 to {QUANTITY_MAX}"));
     }
+    if !(0..=QUANTITY_MAX).contains(&body.scrap_allowance) {
+        wrong("scrap_allowance", format!("0 to {QUANTITY_MAX}"));
+    }
+    if !(0..=QUANTITY_MAX).contains(&body.reworks_max.unwrap_or(0)) {
+        wrong("reworks_max", format!("0 to {QUANTITY_MAX}"));
+    }
     if body.stations.len() > STATIONS_MAX {
         wrong("stations", format!("at most {STATIONS_MAX}"));
     }
@@ -355,6 +382,8 @@ fn accepted(body: NewOrderBody, ca: &Ca) -> Result<WorkOrder, Problem> {
         name: body.name,
         profile: profile.name.clone(),
         quantity: body.quantity,
+        scrap_allowance: body.scrap_allowance,
+        reworks_max: body.reworks_max,
         devices,
         stations: body.stations,
         opens_at: body.opens_at,
@@ -364,7 +393,7 @@ fn accepted(body: NewOrderBody, ca: &Ca) -> Result<WorkOrder, Problem> {
 
 impl From<OrderState> for OrderBody {
     fn from(state: OrderState) -> Self {
-        let (issued, remaining) = (state.issued(), state.remaining());
+        let (issued, remaining, live) = (state.issued(), state.remaining(), state.live());
         let (created_by, created_at) = state.created;
         let (closed_by, closed_at) = state.closed.unzip();
         let order = state.order;
@@ -373,10 +402,18 @@ impl From<OrderState> for OrderBody {
             name: order.name,
             profile: order.profile,
             quantity: order.quantity,
+            scrap_allowance: order.scrap_allowance,
+            reworks_max: order.reworks_max,
             issued,
             in_progress: state.in_progress,
             abandoned: state.abandoned,
             remaining,
+            reworked: state.reworked,
+            confirmed: state.confirmed,
+            superseded: state.superseded,
+            revoked: state.revoked,
+            scrapped: state.scrapped,
+            live,
             device_first,
             device_last,
             stations: order.stations,

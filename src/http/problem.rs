@@ -14,7 +14,9 @@ use serde::Serialize;
 use crate::ca::LedgerFault;
 use crate::ca::SignerFault;
 use crate::ca::error::IssueError;
+use crate::ca::life::LifeError;
 use crate::ca::order::OrderRefusal;
+use crate::ca::rework::ReworkError;
 use crate::pki::Violation;
 use crate::pki::csr::CsrFault;
 use crate::pki::key_policy::KeyFault;
@@ -59,6 +61,7 @@ slugs! {
     ProfileNotAllowed = "profile-not-allowed", FORBIDDEN, "The station may not use this profile";
     OrderClosed = "order-closed", FORBIDDEN, "The work order is closed";
     OrderExhausted = "order-exhausted", FORBIDDEN, "The work order's quantity is used up";
+    ReworkLimit = "rework-limit", FORBIDDEN, "No more reworks are allowed";
     NotFound = "not-found", NOT_FOUND, "There is nothing here";
     MethodNotAllowed = "method-not-allowed", METHOD_NOT_ALLOWED, "The method is not allowed here";
     NotAcceptable = "not-acceptable", NOT_ACCEPTABLE, "None of the accepted media types can be served";
@@ -88,6 +91,7 @@ slugs! {
     ExtensionNotAllowed = "extension-not-allowed", UNPROCESSABLE_ENTITY, "The certification request asks for an extension the profile does not give";
     JitpViolation = "jitp-violation", UNPROCESSABLE_ENTITY, "AWS IoT would refuse the device";
     TemplateInvalid = "template-invalid", UNPROCESSABLE_ENTITY, "The provisioning template is not valid";
+    ConfirmationMismatch = "confirmation-mismatch", UNPROCESSABLE_ENTITY, "The device does not hold what it should";
     Validity = "validity", UNPROCESSABLE_ENTITY, "The validity cannot be given";
     IdempotencyKeyReused = "idempotency-key-reused", UNPROCESSABLE_ENTITY, "The idempotency key was used for another request";
     PrivateKeySubmitted = "private-key-submitted", UNPROCESSABLE_ENTITY, "The request contains a private key";
@@ -243,6 +247,10 @@ impl From<IssueError> for Problem {
                     serial.to_hex()
                 ),
             ),
+            IssueError::Succeeded(_) | IssueError::Scrapped => {
+                Self::new(Slug::ReworkConflict, detail)
+            }
+            IssueError::ReworkLimit(..) => Self::new(Slug::ReworkLimit, detail),
             IssueError::PublicKeyAlreadyCertified(serial) => Self::new(
                 Slug::PublicKeyAlreadyCertified,
                 format!(
@@ -274,6 +282,33 @@ impl From<IssueError> for Problem {
     }
 }
 
+impl From<LifeError> for Problem {
+    fn from(error: LifeError) -> Self {
+        let detail = error.to_string();
+        match error {
+            LifeError::NotFound => Self::new(Slug::NotFound, detail),
+            LifeError::Forbidden(_) => Self::new(Slug::Forbidden, detail),
+            LifeError::Differs(violations) => {
+                Self::new(Slug::ConfirmationMismatch, detail).with_violations(violations)
+            }
+            LifeError::Succeeded(_) | LifeError::Overtaken => {
+                Self::new(Slug::ReworkConflict, detail)
+            }
+            LifeError::Ledger(fault) => fault.into(),
+            LifeError::Random => internal(detail),
+        }
+    }
+}
+
+impl From<ReworkError> for Problem {
+    fn from(error: ReworkError) -> Self {
+        match error {
+            ReworkError::Device(error) => error.into(),
+            ReworkError::Issue(error) => error.into(),
+        }
+    }
+}
+
 impl From<OrderRefusal> for Problem {
     fn from(refusal: OrderRefusal) -> Self {
         let detail = refusal.to_string();
@@ -281,6 +316,7 @@ impl From<OrderRefusal> for Problem {
             OrderRefusal::Unknown(_) => Self::new(Slug::UnknownOrder, detail),
             OrderRefusal::Closed(..) => Self::new(Slug::OrderClosed, detail),
             OrderRefusal::Exhausted(_) => Self::new(Slug::OrderExhausted, detail),
+            OrderRefusal::ReworksExhausted(_) => Self::new(Slug::ReworkLimit, detail),
             OrderRefusal::Station(_) => Self::new(Slug::Forbidden, detail),
             OrderRefusal::Mismatch(_, violations) => {
                 Self::new(Slug::OrderMismatch, detail).with_violations(violations)

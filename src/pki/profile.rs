@@ -27,6 +27,7 @@ use std::collections::BTreeMap;
 /// key_algorithms = ["P-256"]               # P-256, P-384, RSA-2048, RSA-3072, RSA-4096
 /// certificate_length_max = 2048            # octets, default 4096
 /// order_required = false                   # default; true: issued under a work order only
+/// reworks_max = 3                          # certificates a device may get after its first; default 3
 /// jitp_template = "jitp-lightbulb.json"    # beside the profile; may be left out
 /// jitp_undocumented = false                # default; true: the template's functions, mappings and
 ///                                          # device configuration were tried in the account
@@ -60,6 +61,8 @@ pub struct Profile {
     pub certificate_length_max: usize,
     /// Whether it issues under a work order only.
     pub order_required: bool,
+    /// Certificates a device may get after its first.
+    pub reworks_max: i16,
     /// Attributes every certificate must have.
     pub required: Vec<AttributeType>,
     /// Attributes it may have.

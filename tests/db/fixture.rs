@@ -93,6 +93,7 @@ pub fn intent_for(device: &str) -> Intent {
             .to_be_signed()
             .to_vec(),
         subject,
+        rework: None,
     }
 }
 
@@ -178,6 +179,8 @@ pub async fn order(ledger: &PgLedger, name: &str, profile: &str, quantity: i64) 
         name: name.into(),
         profile: profile.into(),
         quantity,
+        scrap_allowance: 0,
+        reworks_max: None,
         devices: None,
         stations: Vec::new(),
         opens_at: None,

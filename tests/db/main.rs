@@ -18,6 +18,7 @@ mod fault;
 mod fixture;
 mod kind;
 mod ledger;
+mod lives;
 mod orders;
 mod schema;
 mod startup;

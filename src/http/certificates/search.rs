@@ -25,6 +25,7 @@ use crate::http::principal::Authenticated;
 use crate::http::problem::Problem;
 use crate::http::problem::ProblemBody;
 use crate::http::problem::Slug;
+use crate::pki::parse_hex;
 use crate::pki::serial::SerialNumber;
 use crate::pki::tbs::LeafKind;
 
@@ -270,13 +271,13 @@ impl SearchQuery {
                 }
                 "fingerprint" => {
                     filter.fingerprint = Some(
-                        sha256(&value)
+                        parse_hex(&value)
                             .ok_or_else(|| invalid(&name, "must be 64 hexadecimal digits"))?,
                     );
                 }
                 "spki" => {
                     filter.spki = Some(
-                        sha256(&value)
+                        parse_hex(&value)
                             .ok_or_else(|| invalid(&name, "must be 64 hexadecimal digits"))?,
                     );
                 }
@@ -286,10 +287,12 @@ impl SearchQuery {
                 "order" => filter.order = Some(value),
                 "batch" => filter.batch = Some(value),
                 "status" => {
-                    filter.status = Some(
-                        Status::from_word(&value)
-                            .ok_or_else(|| invalid(&name, "must be `issued`"))?,
-                    );
+                    filter.status = Some(Status::from_word(&value).ok_or_else(|| {
+                        invalid(
+                            &name,
+                            "must be `issued`, `confirmed`, `superseded`, `revoked` or `scrapped`",
+                        )
+                    })?);
                 }
                 "kind" => {
                     filter.kind = kind(&value).ok_or_else(|| {
@@ -348,15 +351,4 @@ fn time(text: &str) -> Option<DateTime<Utc>> {
     DateTime::parse_from_rfc3339(&text.replace(' ', "+"))
         .ok()
         .map(|t| t.with_timezone(&Utc))
-}
-
-fn sha256(text: &str) -> Option<[u8; 32]> {
-    if text.len() != 64 || !text.is_ascii() {
-        return None;
-    }
-    let mut bytes = [0; 32];
-    for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
-    Some(bytes)
 }

@@ -22,6 +22,9 @@ const DAYS_MAX: u32 = 36_525;
 /// No certificate fits in less; no device reads more.
 const CERTIFICATE_LENGTHS: std::ops::RangeInclusive<usize> = 512..=65_536;
 
+/// No device is mended so often; see [`Profile::reworks_max`].
+const REWORKS_MAX: i16 = 100;
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawProfile {
@@ -35,6 +38,8 @@ struct RawProfile {
     certificate_length_max: usize,
     #[serde(default)]
     order_required: bool,
+    #[serde(default = "reworks_max")]
+    reworks_max: i16,
     jitp_template: Option<String>,
     #[serde(default)]
     jitp_undocumented: bool,
@@ -68,6 +73,10 @@ fn common_name() -> String {
 
 fn identity() -> String {
     "identity".to_owned()
+}
+
+fn reworks_max() -> i16 {
+    3
 }
 
 fn certificate_length_max() -> usize {
@@ -120,6 +129,9 @@ fn complete(
             "validity.backdate_seconds: above {BACKDATE_SECONDS_MAX}"
         ));
     }
+    if !(0..=REWORKS_MAX).contains(&raw.reworks_max) {
+        faults.push(format!("reworks_max: must be 0 to {REWORKS_MAX}"));
+    }
     let key_algorithms = key_algorithms(&raw.key_algorithms, &mut faults);
     let validity = validity(&raw.validity, &mut faults);
     let subject = Subjects::parse(&raw.subject, &mut faults);
@@ -145,6 +157,7 @@ fn complete(
         backdate_seconds: raw.validity.backdate_seconds,
         certificate_length_max: raw.certificate_length_max,
         order_required: raw.order_required,
+        reworks_max: raw.reworks_max,
         required: subject.required,
         optional: subject.optional,
         fixed: subject.fixed,
