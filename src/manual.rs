@@ -10,6 +10,7 @@ pub const PAGES: &[(&str, &str)] = &[
     ("jitp", include_str!("manual/jitp.md")),
     ("threat-model", include_str!("manual/threat-model.md")),
     ("decisions", include_str!("manual/decisions.md")),
+    ("life", include_str!("manual/life.md")),
     ("aws-roads", include_str!("manual/aws-roads.md")),
     ("rehearsal", include_str!("manual/rehearsal.md")),
     ("problems", PROBLEMS),
@@ -23,6 +24,9 @@ pub mod issuance {}
 
 #[doc = include_str!("manual/orders.md")]
 pub mod orders {}
+
+#[doc = include_str!("manual/life.md")]
+pub mod life {}
 
 #[doc = include_str!("manual/jitp.md")]
 pub mod jitp {}

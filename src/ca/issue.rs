@@ -148,7 +148,10 @@ impl Ca {
             Err(error) => {
                 let earlier = self.issued_before(profile, &admission.device, &csr);
                 let earlier = tokio::time::timeout_at(request.deadline.into(), earlier).await;
-                return earlier.ok().and_then(Result::ok).flatten().ok_or(error);
+                let earlier = earlier.ok().and_then(Result::ok).flatten();
+                return earlier
+                    .filter(|issued| answers(&issued.record.intent, rework.as_ref()))
+                    .ok_or(error);
             }
         };
         let serial_number = SerialNumber::new(self.instance, random()?);
@@ -369,7 +372,7 @@ fn same_request(new: &Intent, priors: Vec<Prior>) -> Result<Prior, IssueError> {
             Err(IssueError::IdempotencyKeyReused)
         };
     }
-    // Also when it was a rework that certified the key.
+    // Also when it was a rework that certified the key; but a rework is for a new one.
     let same = |prior: &Prior| {
         (
             &prior.intent.device,
@@ -378,7 +381,9 @@ fn same_request(new: &Intent, priors: Vec<Prior>) -> Result<Prior, IssueError> {
         ) == (&new.device, &new.slot, &new.profile)
     };
     match (public_key, device, successor) {
-        (Some(prior), _, _) if same(&prior) => Ok(prior),
+        (Some(prior), _, _) if same(&prior) && answers(&prior.intent, new.rework.as_ref()) => {
+            Ok(prior)
+        }
         (_, Some(prior), _) => Err(IssueError::DeviceAlreadyCertified(
             prior.intent.serial_number,
         )),
@@ -388,6 +393,13 @@ fn same_request(new: &Intent, priors: Vec<Prior>) -> Result<Prior, IssueError> {
         )),
         (None, None, None) => Err(IssueError::RequestInProgress),
     }
+}
+
+/// Whether a certificate for the same device and key is what a request asks for: a rework wants one
+/// that replaces the same certificate.
+fn answers(prior: &Intent, rework: Option<&Rework>) -> bool {
+    let replaces = |rework: &Rework| rework.supersedes;
+    rework.is_none() || prior.rework.as_ref().map(replaces) == rework.map(replaces)
 }
 
 /// SHA-256 over the request's meaning: each part by length, so that no two requests run together.

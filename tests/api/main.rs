@@ -17,6 +17,7 @@ mod devices;
 mod documents;
 mod issue;
 mod jitp;
+mod life;
 mod orders;
 mod principals;
 mod refusals;

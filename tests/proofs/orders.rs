@@ -1,5 +1,6 @@
 //! A work order under fire: two replicas on one database, stations that ask each of them for the
-//! same device, `kill -9` in between. Exactly the ordered number must come out.
+//! same device, rework every fourth one and confirm what they have, `kill -9` in between. Exactly
+//! the ordered number of live certificates must come out.
 
 use std::collections::HashMap;
 use std::process::{Child, Command};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use certfactory::cli::client::{Client, Connect};
 use hyper::Method;
 use serde_json::Value;
+use serde_json::json;
 
 use crate::load::pause_up_to;
 use crate::support::device::Device;
@@ -91,6 +93,7 @@ impl Drop for Second {
 struct Seen {
     certificates: Mutex<HashMap<String, String>>,
     replayed: AtomicU32,
+    reworked: AtomicU32,
     exhausted: AtomicU32,
     unavailable: AtomicU32,
     broken: AtomicU32,
@@ -158,8 +161,17 @@ pub fn orders(quantity: u32, kills: u32) {
 
     let rows = own.world.sql(&format!(
         "SELECT count(*) || ' ' || count(DISTINCT i.device) FROM intent i JOIN outcome o USING (intent_id)
-         WHERE i.work_order = '{ORDER}' AND o.der IS NOT NULL"
+         WHERE i.work_order = '{ORDER}' AND o.der IS NOT NULL AND NOT EXISTS (
+             SELECT FROM life_event e WHERE e.intent_id = i.intent_id AND e.kind <> 'confirmed')"
     ));
+    let events = |kind: &str| {
+        own.world.sql(&format!(
+            "SELECT count(*) FROM life_event JOIN intent i USING (intent_id)
+             WHERE i.work_order = '{ORDER}' AND kind = '{kind}'"
+        ))
+    };
+    let (confirmed, superseded) = (events("confirmed"), events("superseded"));
+    let reworked = seen.reworked.load(Ordering::Relaxed);
     let state = own
         .world
         .client("auditor")
@@ -173,7 +185,9 @@ pub fn orders(quantity: u32, kills: u32) {
         "certificates received      {}",
         seen.certificates.lock().unwrap().len()
     );
-    println!("rows, devices              {rows}");
+    println!("live rows, devices         {rows}");
+    println!("reworked                   {reworked}");
+    println!("events                     {confirmed} confirmed, {superseded} superseded");
     println!("the order says             {state}");
     println!(
         "repeats answered           {}",
@@ -190,7 +204,16 @@ pub fn orders(quantity: u32, kills: u32) {
     );
     println!("the next request           {} {}", next.status, next.slug());
     assert_eq!(rows, format!("{quantity} {quantity}"));
-    for (field, value) in [("issued", quantity), ("remaining", 0), ("in_progress", 0)] {
+    assert_eq!(superseded, reworked.to_string());
+    for (field, value) in [
+        ("issued", quantity),
+        ("remaining", 0),
+        ("in_progress", 0),
+        ("live", quantity),
+        ("confirmed", quantity),
+        ("reworked", reworked),
+        ("superseded", reworked),
+    ] {
         assert_eq!(state[field], value, "{field}");
     }
     assert_eq!(
@@ -207,61 +230,91 @@ pub fn orders(quantity: u32, kills: u32) {
     }
 }
 
-/// A device at a time, asked for at one replica and then at the other, until it has an answer.
+/// A device at a time: issued, every fourth reworked, then confirmed, each asked for at one replica
+/// and then at the other.
 async fn station(clients: [Client; 2], first: usize, seen: Arc<Seen>) {
+    let mut number = 0;
     while !seen.stop.load(Ordering::Relaxed) {
         let device = Device::p256();
         let mut request = device.request("lightbulb");
         request["order"] = ORDER.into();
-        let request = request.to_string();
-        let mut answers = Vec::new();
-        let mut turn = first;
-        while answers.len() < 2 && !(seen.stop.load(Ordering::Relaxed) && answers.is_empty()) {
-            let answer = clients[turn]
-                .once(
-                    Method::POST,
-                    "/v1/certificates",
-                    &[("content-type", "application/json")],
-                    request.clone().into(),
-                )
-                .await;
-            turn = 1 - turn;
-            let Ok(answer) = answer else {
-                seen.broken.fetch_add(1, Ordering::Relaxed);
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            };
-            let body: Value = serde_json::from_slice(&answer.body).unwrap();
-            match answer.status.as_u16() {
-                200 | 201 => {
-                    if answer.status == 200 {
-                        seen.replayed.fetch_add(1, Ordering::Relaxed);
-                    }
-                    answers.push(body["certificate"].as_str().unwrap().to_owned());
-                }
-                403 => {
-                    assert_eq!(body["type"], "/problems/order-exhausted", "{body}");
-                    assert!(answers.is_empty(), "a device that has one is refused");
-                    seen.exhausted.fetch_add(1, Ordering::Relaxed);
-                    break;
-                }
-                409 | 503 => {
-                    assert!(answer.headers.contains_key("retry-after"), "{body}");
-                    seen.unavailable.fetch_add(1, Ordering::Relaxed);
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-                other => panic!("{other} {body}"),
-            }
+        let path = "/v1/certificates";
+        let Some(mut held) = twice(&clients, first, &seen, path, &request).await else {
+            continue;
+        };
+        number += 1;
+        if number % 4 == 0 {
+            let path = format!("/v1/certificates/{}/supersession", serial(&held));
+            let body = json!({ "csr": device.rekeyed().csr(), "reason": "proof" });
+            held = twice(&clients, first, &seen, &path, &body).await.unwrap();
+            seen.reworked.fetch_add(1, Ordering::Relaxed);
         }
-        if let [one, other] = &answers[..] {
-            assert_eq!(one, other, "two certificates for one device");
-            seen.certificates
-                .lock()
-                .unwrap()
-                .insert(device.name, one.clone());
-        }
+        let path = format!("/v1/certificates/{}/confirmation", serial(&held));
+        let body = json!({ "certificate": held["certificate"] });
+        twice(&clients, first, &seen, &path, &body).await.unwrap();
+        seen.certificates.lock().unwrap().insert(
+            device.name,
+            held["certificate"].as_str().unwrap().to_owned(),
+        );
         let mut random = [0; 1];
         openssl::rand::rand_bytes(&mut random).unwrap();
         tokio::time::sleep(Duration::from_millis(4 * u64::from(random[0]))).await;
     }
+}
+
+fn serial(certificate: &Value) -> &str {
+    certificate["serial_number"].as_str().unwrap()
+}
+
+/// Asks until each replica has answered, and returns the answer, which is one. `None`: the order is
+/// exhausted, or the proof is over and nobody has answered.
+async fn twice(
+    clients: &[Client; 2],
+    first: usize,
+    seen: &Seen,
+    path: &str,
+    body: &Value,
+) -> Option<Value> {
+    let mut answers: Vec<Value> = Vec::new();
+    let mut turn = first;
+    while answers.len() < 2 {
+        if answers.is_empty() && path == "/v1/certificates" && seen.stop.load(Ordering::Relaxed) {
+            return None;
+        }
+        let headers = [("content-type", "application/json")];
+        let answer = clients[turn]
+            .once(Method::POST, path, &headers, body.to_string().into())
+            .await;
+        turn = 1 - turn;
+        let Ok(answer) = answer else {
+            seen.broken.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let said: Value = serde_json::from_slice(&answer.body).unwrap();
+        match answer.status.as_u16() {
+            200 | 201 => {
+                if answer.headers.contains_key("idempotency-replayed") {
+                    seen.replayed.fetch_add(1, Ordering::Relaxed);
+                }
+                answers.push(said);
+            }
+            403 => {
+                assert_eq!(said["type"], "/problems/order-exhausted", "{said}");
+                assert!(answers.is_empty(), "a device that has one is refused");
+                seen.exhausted.fetch_add(1, Ordering::Relaxed);
+                return None;
+            }
+            409 | 503 => {
+                assert!(answer.headers.contains_key("retry-after"), "{said}");
+                seen.unavailable.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            other => panic!("{path}: {other} {said}"),
+        }
+    }
+    // What was issued once is the same at the other replica.
+    assert_eq!(answers[0]["certificate"], answers[1]["certificate"]);
+    assert_eq!(answers[0]["serial_number"], answers[1]["serial_number"]);
+    answers.pop()
 }
