@@ -167,7 +167,7 @@ pub fn orders(quantity: u32, kills: u32) {
     let events = |kind: &str| {
         own.world.sql(&format!(
             "SELECT count(*) FROM life_event JOIN intent i USING (intent_id)
-             WHERE i.work_order = '{ORDER}' AND kind = '{kind}'"
+             WHERE i.work_order = '{ORDER}' AND life_event.kind = '{kind}'"
         ))
     };
     let (confirmed, superseded) = (events("confirmed"), events("superseded"));
