@@ -16,6 +16,7 @@ mod support;
 mod clock;
 mod database;
 mod hsm;
+mod life;
 mod load;
 mod orders;
 mod process;
