@@ -213,6 +213,7 @@ fn list(global: &Global, arguments: &ListArguments) -> Outcome {
         "STATION",
         "ISSUED AT",
         "STATUS",
+        "UNCONFIRMED FOR",
     ]);
     for item in page["items"].as_array().into_iter().flatten() {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -223,6 +224,9 @@ fn list(global: &Global, arguments: &ListArguments) -> Outcome {
             text(&item["station"]),
             text(&item["issued_at"]),
             text(&item["status"]),
+            item["unconfirmed_seconds"]
+                .as_i64()
+                .map_or_else(String::new, |seconds| format!("{seconds} s")),
         ]);
     }
     println!("{table}");

@@ -103,6 +103,9 @@ pub struct CertificateBody {
     issued_at: String,
     /// `issued`, `confirmed`, `superseded`, `revoked` or `scrapped`.
     status: &'static str,
+    /// Of a device's certificate that a search found and nobody has confirmed: for how long.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unconfirmed_seconds: Option<i64>,
     /// Serial number of the certificate it is to replace.
     supersedes: Option<String>,
     /// Serial number of the certificate that is to replace it.
@@ -414,6 +417,7 @@ impl CertificateBody {
             not_after: rfc3339(intent.validity.not_after),
             issued_at: rfc3339_millis(record.issued_at),
             status: record.status.as_str(),
+            unconfirmed_seconds: None,
             supersedes: intent
                 .rework
                 .as_ref()

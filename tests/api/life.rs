@@ -192,6 +192,10 @@ fn what_differs_at_the_end_of_the_line_is_named_and_nothing_is_confirmed() {
         .send("POST", &path, &headers, Some(&der));
     assert_eq!(rules(&altered), ["altered-certificate"]);
     assert_eq!(events(&history(world, number)), ["issued"]);
+    let path = format!("/v1/certificates?status=issued&device={}", device.name);
+    let waiting = world.client("operator").get(&path).json();
+    assert_eq!(waiting["items"][0]["serial_number"], number);
+    assert!(waiting["items"][0]["unconfirmed_seconds"].as_i64().unwrap() < 60);
 
     for (body, slug) in [
         (json!({ "certificate": "hello" }), "invalid-field"),

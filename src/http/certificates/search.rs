@@ -144,7 +144,13 @@ fn stream(
 }
 
 fn bodies(ca: &Ca, records: &[CertificateRecord]) -> Vec<CertificateBody> {
-    let body = |record| CertificateBody::new(record, issuer(ca, record));
+    let now = ca.clock.now();
+    let body = |record: &CertificateRecord| CertificateBody {
+        unconfirmed_seconds: (record.status == Status::Issued
+            && record.intent.kind == LeafKind::Device)
+            .then(|| (now - record.issued_at).num_seconds().max(0)),
+        ..CertificateBody::new(record, issuer(ca, record))
+    };
     records.iter().map(body).collect()
 }
 
