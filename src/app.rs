@@ -23,6 +23,9 @@ use crate::ca::Signer;
 use crate::ca::clock::ClockWatch;
 use crate::ca::life::LifeBook;
 use crate::ca::order::OrderBook;
+use crate::ca::station::DailyCaps;
+use crate::ca::station::StationBook;
+use crate::ca::station::StationIssuing;
 use crate::config::Config;
 use crate::config::HsmSection;
 use crate::config::decode_hex;
@@ -30,6 +33,7 @@ use crate::db;
 use crate::hsm;
 use crate::http;
 use crate::http::certificates::Deadline;
+use crate::http::limits::Limits;
 use crate::http::middleware::Around;
 use crate::http::middleware::Flights;
 use crate::http::principal::Principals;
@@ -40,6 +44,8 @@ use crate::metrics::LedgerMetrics;
 
 /// How often the table of principals is read again.
 const PRINCIPALS_EVERY: Duration = Duration::from_millis(500);
+/// How often daily caps are held against the ledger.
+const RECOUNT_EVERY: Duration = Duration::from_secs(10);
 /// How often open intents are looked for.
 const RECOVER_EVERY: Duration = Duration::from_millis(500);
 /// How often the service's clock is held against the database's.
@@ -121,6 +127,13 @@ impl App {
             signer: Arc::clone(&hsm) as Arc<dyn Signer>,
             orders: Arc::clone(&ledger) as Arc<dyn OrderBook>,
             lives: Arc::clone(&ledger) as Arc<dyn LifeBook>,
+            station_book: Arc::clone(&ledger) as Arc<dyn StationBook>,
+            daily_caps: DailyCaps::default(),
+            stations: config.raw.stations.as_ref().map(|section| StationIssuing {
+                issuer: section.issuer.clone(),
+                days: section.days,
+                four_eyes: section.four_eyes,
+            }),
             ledger: ledger as Arc<dyn Ledger>,
             archive: archive as Arc<dyn Archive>,
             clock,
@@ -137,6 +150,7 @@ impl App {
         );
         tokio::spawn(keep_principals(watch.clone(), principals.clone()));
         tokio::spawn(keep_recovering(ca.clone()));
+        tokio::spawn(keep_recounting(ca.clone()));
         tokio::spawn(keep_comparing_clocks(ca.clone(), watch));
 
         let flights = Arc::new(Flights::default());
@@ -202,11 +216,13 @@ fn serve_api(
 ) -> anyhow::Result<(SocketAddr, ServerHandle)> {
     let ca = Data::from(ca.clone());
     let deadline = Data::new(Deadline(config.deadline));
+    let limits = Data::new(Limits::new(config.raw.limits.station_requests_per_second));
     let server = HttpServer::new(move || {
         Actix::new()
             .app_data(ca.clone())
             .app_data(deadline.clone())
             .app_data(principals.clone())
+            .app_data(limits.clone())
             .app_data(around.clone())
             .wrap(from_fn(http::middleware::around))
             .configure(http::api)
@@ -307,6 +323,14 @@ async fn keep_comparing_clocks(ca: Arc<Ca>, watch: Arc<dyn Archive>) {
         // While the database is down there is nothing to compare with, and nothing is issued.
         ca.compare_clocks(watch.as_ref()).await.ok();
         tokio::time::sleep(COMPARE_CLOCKS_EVERY).await;
+    }
+}
+
+async fn keep_recounting(ca: Arc<Ca>) {
+    loop {
+        tokio::time::sleep(RECOUNT_EVERY).await;
+        // While the database is down nothing is issued, either.
+        ca.recount_daily().await.ok();
     }
 }
 

@@ -1,5 +1,6 @@
 //! The certification authority, and the ports it needs: [`Signer`], [`Ledger`], [`Archive`],
-//! [`Clock`], and for what is beside the issuing, [`order::OrderBook`] and [`life::LifeBook`].
+//! [`Clock`], and for what is beside the issuing, [`order::OrderBook`], [`life::LifeBook`] and
+//! [`station::StationBook`].
 //!
 //! Ports are implemented by the rooms beside this one (`hsm`, `db`) and handed in as `Arc<dyn …>`.
 
@@ -10,6 +11,7 @@ pub mod life;
 pub mod order;
 pub mod recover;
 pub mod rework;
+pub mod station;
 pub mod verification;
 
 use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc, time::Instant};
@@ -316,7 +318,7 @@ pub trait Archive: Send + Sync {
     /// The database's time.
     fn now(&self) -> PortFuture<'_, Result<DateTime<Utc>, LedgerFault>>;
 
-    /// All principals, by the SHA-256 of their client certificate's public key.
+    /// All principals that have a key, one entry a key.
     fn principals(&self) -> PortFuture<'_, Result<Vec<Principal>, LedgerFault>>;
 }
 
@@ -389,8 +391,10 @@ pub struct Principal {
     pub role: Role,
     /// A disabled principal may do nothing.
     pub disabled: bool,
-    /// SHA-256 over the `SubjectPublicKeyInfo` of their client certificate.
+    /// SHA-256 over the `SubjectPublicKeyInfo` of the client certificate they presented.
     pub spki_sha256: [u8; 32],
+    /// What they may do of what their role may.
+    pub rights: station::Rights,
 }
 
 /// What a principal may do.
@@ -454,6 +458,12 @@ pub struct Ca {
     pub orders: Arc<dyn order::OrderBook>,
     /// What happens to issued certificates.
     pub lives: Arc<dyn life::LifeBook>,
+    /// The stations and people.
+    pub station_book: Arc<dyn station::StationBook>,
+    /// What those with a daily cap had today.
+    pub daily_caps: station::DailyCaps,
+    /// How their client certificates are issued; `None`: not here.
+    pub stations: Option<station::StationIssuing>,
     /// The database, for reading.
     pub archive: Arc<dyn Archive>,
     /// The time.

@@ -13,6 +13,7 @@ pub mod jitp;
 pub mod migrate;
 pub mod order;
 pub mod serve;
+pub mod station;
 
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -72,6 +73,9 @@ enum Command {
     /// Work orders, through a running service.
     #[command(subcommand)]
     Order(order::OrderCommand),
+    /// Stations and people, through a running service.
+    #[command(subcommand)]
+    Station(station::StationCommand),
     /// AWS IoT provisioning templates.
     #[command(subcommand)]
     Jitp(jitp::JitpCommand),
@@ -133,6 +137,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Issuer(command) => issuer::run(&global, &command),
         Command::Cert(command) => cert::run(&global, &command),
         Command::Order(command) => order::run(&global, &command),
+        Command::Station(command) => station::run(&global, &command),
         Command::Jitp(command) => jitp::run(&global, &command),
         Command::Benchmark(command) => benchmark::run(&global, &command),
     };

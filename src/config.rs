@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use openssl::x509::X509;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +34,12 @@ pub struct RawConfig {
     /// How certificates are issued.
     #[serde(default)]
     pub issuance: IssuanceSection,
+    /// How stations and people come by client certificates; without it, not here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stations: Option<StationsSection>,
+    /// What one principal may ask of the service.
+    #[serde(default)]
+    pub limits: LimitsSection,
     /// Logging.
     #[serde(default)]
     pub log: LogSection,
@@ -184,6 +191,33 @@ impl Default for IssuanceSection {
     }
 }
 
+/// `[stations]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub struct StationsSection {
+    /// The `[[issuer]]` of client certificates, which issues nothing else. Its certificate must be
+    /// in `http.client_ca`.
+    pub issuer: String,
+    /// Days a client certificate is valid.
+    #[serde(default = "default_station_days")]
+    pub days: u32,
+    /// Whether what widens somebody's rights needs two administrators.
+    #[serde(default)]
+    pub four_eyes: bool,
+}
+
+fn default_station_days() -> u32 {
+    365
+}
+
+/// `[limits]`
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct LimitsSection {
+    /// Requests a second of a station whose rights name no rate; without it, as many as it can.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub station_requests_per_second: Option<u32>,
+}
+
 /// `[log]`
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default)]
@@ -325,6 +359,7 @@ impl Config {
             .and_then(|path| collect(secret(path), &mut faults));
         let instance = InstanceByte::new(raw.issuance.instance);
         check(&raw, &mut faults);
+        check_stations(&raw, &issuers, &profiles, &mut faults);
         match instance {
             Some(instance) if faults.is_empty() => {
                 let deadline = Duration::from_millis(raw.issuance.deadline_ms);
@@ -383,6 +418,9 @@ fn check(raw: &RawConfig, faults: &mut Vec<String>) {
     if !(100..=60_000).contains(&raw.issuance.deadline_ms) {
         faults.push("issuance.deadline_ms: must be 100 to 60000".into());
     }
+    if raw.limits.station_requests_per_second == Some(0) {
+        faults.push("limits.station_requests_per_second: must be 1 or more".into());
+    }
     unique("hsm", raw.hsm.iter().map(|h| &h.name), faults);
     unique("issuer", raw.issuer.iter().map(|i| &i.name), faults);
     for hsm in &raw.hsm {
@@ -417,6 +455,60 @@ fn check(raw: &RawConfig, faults: &mut Vec<String>) {
                 issuer.name, issuer.hsm
             ));
         }
+    }
+}
+
+/// A client certificate is no device's, and a device's is no client's: their issuers are different
+/// ones, and only the clients' is a trust anchor of clients.
+fn check_stations(
+    raw: &RawConfig,
+    issuers: &[Arc<Issuer>],
+    profiles: &[Arc<Profile>],
+    faults: &mut Vec<String>,
+) {
+    let station_issuer = raw.stations.as_ref().map(|it| it.issuer.as_str());
+    let anchors = std::fs::read(&raw.http.client_ca).unwrap_or_default();
+    let anchors = X509::stack_from_pem(&anchors).unwrap_or_default();
+    let trusted = |issuer: &Issuer| {
+        let same = |anchor: &X509| {
+            let key = anchor.public_key().and_then(|key| key.public_key_to_der());
+            key.is_ok_and(|key| key == issuer.public_key.as_der())
+        };
+        anchors.iter().any(same)
+    };
+    for issuer in issuers {
+        match (
+            Some(issuer.name.as_str()) == station_issuer,
+            trusted(issuer),
+        ) {
+            (true, false) => faults.push(format!(
+                "stations.issuer: the certificate of `{}` is not in http.client_ca",
+                issuer.name
+            )),
+            (false, true) => faults.push(format!(
+                "http.client_ca: holds issuer `{}`, so its devices could connect as clients",
+                issuer.name
+            )),
+            (true, true) | (false, false) => {}
+        }
+    }
+    let Some(stations) = &raw.stations else {
+        return;
+    };
+    if !raw.issuer.iter().any(|it| it.name == stations.issuer) {
+        faults.push(format!(
+            "stations.issuer: no [[issuer]] is named `{}`",
+            stations.issuer
+        ));
+    }
+    if !(1..=3_650).contains(&stations.days) {
+        faults.push("stations.days: must be 1 to 3650".into());
+    }
+    for profile in profiles.iter().filter(|it| it.issuer == stations.issuer) {
+        faults.push(format!(
+            "profile `{}`: its issuer `{}` is the stations', which issues to no device",
+            profile.name, profile.issuer
+        ));
     }
 }
 

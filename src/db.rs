@@ -30,4 +30,5 @@ mod record;
 mod reserve;
 mod row;
 mod settle;
+mod stations;
 mod vitals;

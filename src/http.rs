@@ -6,11 +6,13 @@ pub mod devices;
 pub mod documents;
 pub mod issuers;
 pub mod jitp;
+pub mod limits;
 pub mod middleware;
 pub mod ops;
 pub mod orders;
 pub mod principal;
 pub mod problem;
+pub mod stations;
 
 use std::future::ready;
 
@@ -67,6 +69,28 @@ pub fn api(config: &mut ServiceConfig) {
         )
         .service(readable("/v1/orders/{name}").route(web::get().to(orders::show)))
         .service(postable("/v1/orders/{name}/closure").route(web::post().to(orders::close)))
+        .service(
+            web::resource("/v1/stations")
+                .route(web::post().to(stations::create))
+                .route(web::get().to(stations::list))
+                .default_service(web::to(|| ready(not_allowed("GET, POST")))),
+        )
+        .service(readable("/v1/stations/{name}").route(web::get().to(stations::show)))
+        .service(
+            web::resource("/v1/stations/{name}/rights")
+                .route(web::put().to(stations::set_rights))
+                .default_service(web::to(|| ready(not_allowed("PUT")))),
+        )
+        .service(postable("/v1/stations/{name}/disable").route(web::post().to(stations::disable)))
+        .service(postable("/v1/stations/{name}/enable").route(web::post().to(stations::enable)))
+        .service(
+            postable("/v1/stations/{name}/enrolment-code")
+                .route(web::post().to(stations::enrolment_code)),
+        )
+        .service(postable("/v1/stations/{name}/enrolment").route(web::post().to(stations::enrol)))
+        .service(postable("/v1/stations/{name}/renewal").route(web::post().to(stations::renew)))
+        .service(readable("/v1/approvals").route(web::get().to(stations::proposals)))
+        .service(postable("/v1/approvals/{id}").route(web::post().to(stations::approve)))
         .service(readable("/v1/profiles").route(web::get().to(issuers::profiles)))
         .service(readable("/v1/issuers").route(web::get().to(issuers::list)))
         .service(
@@ -142,6 +166,17 @@ fn not_allowed(allow: &'static str) -> Result<HttpResponse, Problem> {
         orders::list,
         orders::show,
         orders::close,
+        stations::create,
+        stations::list,
+        stations::show,
+        stations::set_rights,
+        stations::disable,
+        stations::enable,
+        stations::enrolment_code,
+        stations::enrol,
+        stations::renew,
+        stations::proposals,
+        stations::approve,
         issuers::profiles,
         issuers::list,
         issuers::certificate,
@@ -151,6 +186,6 @@ fn not_allowed(allow: &'static str) -> Result<HttpResponse, Problem> {
         jitp::evaluate,
         documents::problem_page
     ),
-    tags((name = "certificates"), (name = "orders"), (name = "public"), (name = "jitp"))
+    tags((name = "certificates"), (name = "orders"), (name = "stations"), (name = "public"), (name = "jitp"))
 )]
 pub struct Api;

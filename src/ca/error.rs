@@ -23,6 +23,15 @@ pub enum IssueError {
     /// The profile refuses it.
     #[error("the profile refuses the request")]
     Refused(Refusal),
+    /// The principal's rights do not name the profile.
+    #[error("your rights do not include profile `{0}`")]
+    ProfileNotAllowed(String),
+    /// The principal's rights do not include it.
+    #[error("your rights do not let you {0}")]
+    NotAllowed(&'static str),
+    /// The principal has had as many devices certified today as it may.
+    #[error("you may have {0} devices certified a day, and had them")]
+    DailyCap(u32),
     /// The profile is made to order only.
     #[error("profile `{0}` needs a work order")]
     OrderRequired(String),

@@ -131,6 +131,9 @@ impl Ca {
             .profiles
             .get(&request.profile)
             .ok_or_else(|| IssueError::UnknownProfile(request.profile.clone()))?;
+        if rework.is_none() {
+            principal.may_issue(&profile.name, request.order.as_deref())?;
+        }
         let issuer = self.issuer(&profile.issuer)?;
         let admission = profile
             .admit(&csr, request.subject.as_ref())
@@ -142,9 +145,14 @@ impl Ca {
         } else {
             Ok(())
         };
-        let (now, validity) = match ordered.and_then(|()| self.could_issue(issuer, rule)) {
+        let ready = match ordered.and_then(|()| self.could_issue(issuer, rule)) {
+            Ok(ready) => self.take_daily(principal).await.map(|()| ready),
+            Err(error) => Err(error),
+        };
+        let (now, validity) = match ready {
             Ok(ready) => ready,
-            // What was issued before needs no order, no HSM, no clock and no issuer that still lives.
+            // What was issued before needs no order, no place in the day, no HSM, no clock and no
+            // issuer that still lives.
             Err(error) => {
                 let earlier = self.issued_before(profile, &admission.device, &csr);
                 let earlier = tokio::time::timeout_at(request.deadline.into(), earlier).await;
@@ -196,7 +204,11 @@ impl Ca {
             tbs: tbs.to_be_signed().to_vec(),
             rework,
         };
-        self.carry_out(intent, tbs, request.deadline).await
+        let outcome = self.carry_out(intent, tbs, request.deadline).await;
+        if !outcome.as_ref().is_ok_and(|issued| !issued.replayed) {
+            self.give_back_daily(principal);
+        }
+        outcome
     }
 
     /// The way of every certificate, whatever its kind: the intent becomes durable, then it is

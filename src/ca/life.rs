@@ -17,6 +17,7 @@ use crate::ca::Role;
 use crate::ca::SearchFilter;
 use crate::ca::Status;
 use crate::ca::issue;
+use crate::ca::station::Act;
 use crate::pki::Violation;
 use crate::pki::readback;
 use crate::pki::readback::Readback;
@@ -238,25 +239,27 @@ impl Ca {
         serial: SerialNumber,
         deed: Deed,
     ) -> Result<CertificateRecord, LifeError> {
-        let found = self.archive.certificate(serial).await?;
-        let record = found
-            .filter(|record| record.intent.kind == LeafKind::Device)
-            .ok_or(LifeError::NotFound)?;
-        let may = match (principal.role, deed) {
-            (Role::Operator, _) => true,
-            (Role::Station, Deed::Confirm | Deed::Rework | Deed::Scrap) => {
-                if record.intent.principal != principal.name {
-                    return Err(LifeError::NotFound);
-                }
-                true
-            }
-            (Role::Station, Deed::Revoke) | (Role::Auditor | Role::Administrator, _) => false,
+        let act = match deed {
+            Deed::Confirm => Some(Act::Confirm),
+            Deed::Rework => Some(Act::Rework),
+            Deed::Scrap => Some(Act::Scrap),
+            Deed::Revoke => None,
         };
-        if may {
-            Ok(record)
-        } else {
-            Err(LifeError::Forbidden(principal.name.clone()))
+        let may = match principal.role {
+            Role::Operator => true,
+            Role::Station => act.is_some_and(|act| principal.may(act)),
+            Role::Auditor | Role::Administrator => false,
+        };
+        if !may {
+            return Err(LifeError::Forbidden(principal.name.clone()));
         }
+        let found = self.archive.certificate(serial).await?;
+        found
+            .filter(|record| record.intent.kind == LeafKind::Device)
+            .filter(|CertificateRecord { intent, .. }| {
+                principal.may_see(&intent.profile, &intent.principal)
+            })
+            .ok_or(LifeError::NotFound)
     }
 
     /// What the device should hold against what it holds; answers with what was compared.

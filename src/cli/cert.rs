@@ -344,7 +344,7 @@ fn describe(problem: &Value, status: u16) -> String {
     text
 }
 
-fn print(global: &Global, answer: &Answer, format: Format) -> Outcome {
+pub(super) fn print(global: &Global, answer: &Answer, format: Format) -> Outcome {
     let body: Value = serde_json::from_slice(&answer.body)?;
     eprintln!(
         "{} {} thing `{}` {}",

@@ -36,6 +36,9 @@ pub struct Connect {
     /// Client key, PEM. Without it: the certificate's name with `.key`.
     #[arg(long, env = "CERTFACTORY_CLIENT_KEY")]
     pub client_key: Option<PathBuf>,
+    /// Whether to connect without a client certificate.
+    #[arg(skip)]
+    pub anonymous: bool,
     /// Trust anchor of the service, PEM. Without it: `tls/ca.pem` beside the configuration.
     #[arg(long, env = "CERTFACTORY_CA")]
     pub ca: Option<PathBuf>,
@@ -118,12 +121,14 @@ impl Client {
         connector
             .set_ca_file(&ca)
             .with_context(|| format!("trust anchor {}", ca.display()))?;
-        connector
-            .set_certificate_chain_file(&certificate)
-            .with_context(|| format!("client certificate {}", certificate.display()))?;
-        connector
-            .set_private_key_file(&key, SslFiletype::PEM)
-            .with_context(|| format!("client key {}", key.display()))?;
+        if !connect.anonymous {
+            connector
+                .set_certificate_chain_file(&certificate)
+                .with_context(|| format!("client certificate {}", certificate.display()))?;
+            connector
+                .set_private_key_file(&key, SslFiletype::PEM)
+                .with_context(|| format!("client key {}", key.display()))?;
+        }
         let host = connect.url.host().context("the address has no host")?;
         let port = connect.url.port_u16().unwrap_or(443);
         Ok(Self {

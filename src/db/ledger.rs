@@ -20,6 +20,13 @@ use crate::ca::order::Created;
 use crate::ca::order::OrderBook;
 use crate::ca::order::OrderState;
 use crate::ca::order::WorkOrder;
+use crate::ca::station::Acted;
+use crate::ca::station::Approved;
+use crate::ca::station::CodedAct;
+use crate::ca::station::Proposal;
+use crate::ca::station::Registration;
+use crate::ca::station::StationAct;
+use crate::ca::station::StationBook;
 use crate::db::config::DbConfig;
 use crate::db::config::Purpose;
 use crate::db::error::DbFault;
@@ -33,6 +40,8 @@ use crate::db::record::Record;
 use crate::db::reserve::Reserve;
 use crate::db::settle::Settle;
 use crate::db::settle::Settled;
+use crate::db::stations::StationAnswer;
+use crate::db::stations::StationJob;
 use crate::db::vitals::Vitals;
 use crate::metrics::LedgerMetrics;
 use crate::pki::certificate::SignedCertificate;
@@ -52,6 +61,7 @@ pub struct PgLedger {
     settlements: Lane<Settle>,
     orders: Lane<OrderJob>,
     lives: Lane<LifeJob>,
+    stations: Lane<StationJob>,
     vitals: Arc<Vitals>,
 }
 
@@ -65,6 +75,7 @@ impl PgLedger {
             Settle::LANE,
             OrderJob::LANE,
             LifeJob::LANE,
+            StationJob::LANE,
         ];
         let vitals = Arc::new(Vitals::new(&lanes, metrics.up.clone()));
         Ok(Arc::new(Self {
@@ -73,6 +84,7 @@ impl PgLedger {
             settlements: lane(config, &vitals, metrics)?,
             orders: lane(config, &vitals, metrics)?,
             lives: lane(config, &vitals, metrics)?,
+            stations: lane(config, &vitals, metrics)?,
             vitals,
         }))
     }
@@ -170,6 +182,112 @@ fn events(answer: LifeAnswer) -> Result<Vec<LifeEvent>, LedgerFault> {
     match answer {
         LifeAnswer::Events(events) => Ok(events),
         LifeAnswer::Challenge | LifeAnswer::Challenged(_) => Err(mixed_up()),
+    }
+}
+
+impl PgLedger {
+    async fn station(&self, job: StationJob) -> Result<StationAnswer, LedgerFault> {
+        self.stations
+            .submit(job, Instant::now() + SETTLEMENT_MAX)
+            .await
+    }
+
+    async fn is_good(&self, job: StationJob) -> Result<bool, LedgerFault> {
+        match self.station(job).await? {
+            StationAnswer::Good(good) => Ok(good),
+            _ => Err(mixed_up()),
+        }
+    }
+}
+
+impl StationBook for PgLedger {
+    fn registrations(
+        &self,
+        name: Option<String>,
+    ) -> PortFuture<'_, Result<Vec<Registration>, LedgerFault>> {
+        Box::pin(async move {
+            match self.station(StationJob::Registrations(name)).await? {
+                StationAnswer::Registrations(found) => Ok(found),
+                _ => Err(mixed_up()),
+            }
+        })
+    }
+
+    fn act(&self, act: CodedAct, by: String) -> PortFuture<'_, Result<Acted, LedgerFault>> {
+        Box::pin(async move {
+            match self.station(StationJob::Act(act, by)).await? {
+                StationAnswer::Acted(acted) => Ok(acted),
+                _ => Err(mixed_up()),
+            }
+        })
+    }
+
+    fn propose(
+        &self,
+        act: StationAct,
+        by: String,
+    ) -> PortFuture<'_, Result<Proposal, LedgerFault>> {
+        Box::pin(async move {
+            let job = StationJob::Propose(Uuid::now_v7(), act, by);
+            match self.station(job).await? {
+                StationAnswer::Proposals(mut one) => one.pop().ok_or_else(mixed_up),
+                _ => Err(mixed_up()),
+            }
+        })
+    }
+
+    fn proposals(&self) -> PortFuture<'_, Result<Vec<Proposal>, LedgerFault>> {
+        Box::pin(async move {
+            match self.station(StationJob::Proposals).await? {
+                StationAnswer::Proposals(found) => Ok(found),
+                _ => Err(mixed_up()),
+            }
+        })
+    }
+
+    fn approve(
+        &self,
+        proposal: Uuid,
+        code_sha256: [u8; 32],
+        by: String,
+    ) -> PortFuture<'_, Result<Approved, LedgerFault>> {
+        Box::pin(async move {
+            let job = StationJob::Approve(proposal, code_sha256, by);
+            match self.station(job).await? {
+                StationAnswer::Approved(approved) => Ok(approved),
+                _ => Err(mixed_up()),
+            }
+        })
+    }
+
+    fn use_code(
+        &self,
+        code_sha256: [u8; 32],
+        name: String,
+        spki_sha256: [u8; 32],
+    ) -> PortFuture<'_, Result<bool, LedgerFault>> {
+        Box::pin(self.is_good(StationJob::UseCode(code_sha256, name, spki_sha256)))
+    }
+
+    fn add_key(
+        &self,
+        name: String,
+        spki_sha256: [u8; 32],
+        others_linger: bool,
+    ) -> PortFuture<'_, Result<bool, LedgerFault>> {
+        Box::pin(self.is_good(StationJob::AddKey(name, spki_sha256, others_linger)))
+    }
+
+    fn devices_today(
+        &self,
+        names: Vec<String>,
+    ) -> PortFuture<'_, Result<Vec<(String, u32)>, LedgerFault>> {
+        Box::pin(async move {
+            match self.station(StationJob::DevicesToday(names)).await? {
+                StationAnswer::DevicesToday(counts) => Ok(counts),
+                _ => Err(mixed_up()),
+            }
+        })
     }
 }
 

@@ -5,49 +5,72 @@ use sqlx::Connection;
 use sqlx::PgConnection;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
+use sqlx::types::Json;
 
 use crate::ca::Principal;
-use crate::ca::Role;
+use crate::ca::station::Rights;
 use crate::db::config::DbConfig;
 use crate::db::config::Purpose;
 use crate::db::error::DbFault;
+use crate::db::stations::role;
 
-/// Adds a principal. `false` when it is there already, the same; whether it is disabled is left
-/// as it was.
+/// Adds a principal with a key. `false` when it is there already, the same; whether it is disabled,
+/// and its rights, are left as they were.
 pub async fn add(config: &DbConfig, principal: &Principal) -> Result<bool, DbFault> {
     let mut connection = config.options(Purpose::Command)?.connect().await?;
-    let inserted = sqlx::query(
-        "INSERT INTO principal (name, role, disabled, spki_sha256) VALUES ($1, $2, $3, $4)
+    let added = add_by(&mut connection, principal).await;
+    connection.close().await?;
+    added
+}
+
+async fn add_by(connection: &mut PgConnection, principal: &Principal) -> Result<bool, DbFault> {
+    let mut transaction = connection.begin().await?;
+    sqlx::query(
+        "INSERT INTO principal (name, role, disabled, rights) VALUES ($1, $2, $3, $4)
          ON CONFLICT DO NOTHING",
     )
     .bind(&principal.name)
     .bind(principal.role.as_str())
     .bind(principal.disabled)
-    .bind(&principal.spki_sha256[..])
-    .execute(&mut connection)
+    .bind(Json(&principal.rights))
+    .execute(&mut *transaction)
     .await?;
-    if inserted.rows_affected() == 1 {
-        connection.close().await?;
-        return Ok(true);
+    let role: String = sqlx::query_scalar("SELECT role FROM principal WHERE name = $1")
+        .bind(&principal.name)
+        .fetch_one(&mut *transaction)
+        .await?;
+    let keyed: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM principal_key WHERE name = $1 AND spki_sha256 <> $2)",
+    )
+    .bind(&principal.name)
+    .bind(&principal.spki_sha256[..])
+    .fetch_one(&mut *transaction)
+    .await?;
+    if role != principal.role.as_str() || keyed {
+        let name = &principal.name;
+        return Err(DbFault::PrincipalTaken(format!(
+            "there is a principal {name} with another key or role"
+        )));
     }
-    let known = all(&mut connection).await?;
-    connection.close().await?;
-    let same = |other: &Principal| {
-        (&other.name, other.role, other.spki_sha256)
-            == (&principal.name, principal.role, principal.spki_sha256)
-    };
-    if known.iter().any(same) {
-        return Ok(false);
+    let added = sqlx::query(
+        "INSERT INTO principal_key (spki_sha256, name) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+    )
+    .bind(&principal.spki_sha256[..])
+    .bind(&principal.name)
+    .execute(&mut *transaction)
+    .await?;
+    let owner: String = sqlx::query_scalar("SELECT name FROM principal_key WHERE spki_sha256 = $1")
+        .bind(&principal.spki_sha256[..])
+        .fetch_one(&mut *transaction)
+        .await?;
+    if owner != principal.name {
+        let name = &principal.name;
+        return Err(DbFault::PrincipalTaken(format!(
+            "the key of {name} is another principal's"
+        )));
     }
-    Err(DbFault::PrincipalTaken(
-        match known.iter().find(|other| other.name == principal.name) {
-            Some(other) => format!(
-                "there is a principal {} with another key or role",
-                other.name
-            ),
-            None => format!("the key of {} is another principal's", principal.name),
-        },
-    ))
+    transaction.commit().await?;
+    Ok(added.rows_affected() == 1)
 }
 
 /// Disables or enables a principal: in force as soon as the service next reads the table.
@@ -65,21 +88,25 @@ pub async fn set_disabled(config: &DbConfig, name: &str, disabled: bool) -> Resu
     }
 }
 
-/// All principals, by name.
+/// All principals that have a key that is good, by name.
 pub(super) async fn all(connection: &mut PgConnection) -> Result<Vec<Principal>, sqlx::Error> {
-    let rows = sqlx::query("SELECT name, role, disabled, spki_sha256 FROM principal ORDER BY name")
-        .fetch_all(connection)
-        .await?;
+    let rows = sqlx::query(
+        "SELECT p.name, p.role, p.disabled, p.rights, k.spki_sha256
+         FROM principal p JOIN principal_key k ON k.name = p.name
+         WHERE k.dies_at IS NULL OR k.dies_at > statement_timestamp() ORDER BY p.name, k.added_at",
+    )
+    .fetch_all(connection)
+    .await?;
     rows.iter().map(principal).collect()
 }
 
 fn principal(row: &PgRow) -> Result<Principal, sqlx::Error> {
-    let role: &str = row.try_get("role")?;
+    let Json(rights): Json<Rights> = row.try_get("rights")?;
     Ok(Principal {
         name: row.try_get("name")?,
-        role: Role::from_word(role)
-            .ok_or_else(|| sqlx::Error::Decode(format!("unknown role {role}").into()))?,
+        role: role(row)?,
         disabled: row.try_get("disabled")?,
         spki_sha256: row.try_get("spki_sha256")?,
+        rights,
     })
 }

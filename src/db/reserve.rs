@@ -83,6 +83,7 @@ macro_rules! admit {
 }
 const ADMIT_DEVICES: &str = admit!("device");
 const ADMIT_VERIFICATIONS: &str = admit!("verification");
+const ADMIT_STATIONS: &str = admit!("station");
 const ADMIT_REWORKS: &str = admit!(
     "device",
     ", $18::uuid[], $19::smallint[], $20::text[]",
@@ -96,12 +97,14 @@ enum Sort {
     Device,
     Rework,
     Verification,
+    Station,
 }
 
 impl Sort {
     fn of(intent: &Intent) -> Self {
         match (intent.kind, &intent.rework) {
             (LeafKind::Verification, _) => Self::Verification,
+            (LeafKind::Station, _) => Self::Station,
             (LeafKind::Device, Some(_)) => Self::Rework,
             (LeafKind::Device, None) => Self::Device,
         }
@@ -112,6 +115,7 @@ impl Sort {
             Self::Device => ADMIT_DEVICES,
             Self::Rework => ADMIT_REWORKS,
             Self::Verification => ADMIT_VERIFICATIONS,
+            Self::Station => ADMIT_STATIONS,
         }
     }
 }

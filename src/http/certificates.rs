@@ -22,6 +22,7 @@ use utoipa::ToSchema;
 
 use crate::ca::Ca;
 use crate::ca::CertificateRecord;
+use crate::ca::Intent;
 use crate::ca::Principal;
 use crate::ca::Role;
 use crate::ca::issue::IssueRequest;
@@ -73,7 +74,8 @@ struct IssueQuery {
 pub struct CertificateBody {
     /// 32 lower-case hexadecimal digits.
     serial_number: String,
-    /// `device`, or `verification` for what proves to AWS IoT that a CA's key is ours.
+    /// `device`; `verification` for what proves to AWS IoT that a CA's key is ours; `station` for what
+    /// somebody connects to this service with.
     kind: &'static str,
     /// PEM.
     certificate: String,
@@ -81,7 +83,7 @@ pub struct CertificateBody {
     ca_chain: Vec<String>,
     /// SHA-256 over the certificate's DER, 64 hexadecimal digits: AWS IoT's certificateId.
     fingerprint_sha256: String,
-    /// Profile's name; `verification_certificate` where there is none.
+    /// Profile's name; `verification_certificate` or `station_certificate` where there is none.
     profile: String,
     /// Issuer's name.
     issuer: String,
@@ -157,7 +159,7 @@ pub async fn issue(
     Ok(answer_issued(&issued, &ca, form))
 }
 
-fn answer_issued(issued: &IssuedCertificate, ca: &Ca, form: Form) -> HttpResponse {
+pub(super) fn answer_issued(issued: &IssuedCertificate, ca: &Ca, form: Form) -> HttpResponse {
     let record = issued.record();
     let mut response = if issued.replayed() {
         HttpResponse::Ok()
@@ -197,7 +199,10 @@ pub async fn show(
         .certificate(named(&path)?)
         .await?
         .ok_or_else(not_here)?;
-    if who.0.role == Role::Station && record.intent.principal != who.0.name {
+    let Intent {
+        profile, principal, ..
+    } = &record.intent;
+    if !who.0.may_see(profile, principal) {
         return Err(not_here());
     }
     Ok(form.write(&mut HttpResponse::Ok(), &record, issuer(&ca, &record)))

@@ -16,15 +16,25 @@ use actix_web::dev::Payload;
 use actix_web::rt::net::TcpStream;
 use actix_web::web::Data;
 use arc_swap::ArcSwap;
+use chrono::{DateTime, Utc};
+use openssl::asn1::Asn1Time;
+use openssl::x509::X509;
 
+use crate::ca::Ca;
 use crate::ca::Principal;
 use crate::ca::Role;
+use crate::http::limits::Limits;
 use crate::http::problem::Problem;
 use crate::http::problem::Slug;
 
-/// SHA-256 over the public key of the connection's verified client certificate.
+/// The connection's verified client certificate.
 #[derive(Clone, Copy, Debug)]
-struct PeerKey([u8; 32]);
+struct PeerKey {
+    /// SHA-256 over its public key.
+    spki_sha256: [u8; 32],
+    /// Its last second. TLS looks at it when the connection begins; a connection may live longer.
+    not_after: DateTime<Utc>,
+}
 
 /// Remembers a new connection's client key. For `HttpServer::on_connect`.
 pub fn remember_peer(connection: &dyn Any, data: &mut Extensions) {
@@ -36,12 +46,21 @@ pub fn remember_peer(connection: &dyn Any, data: &mut Extensions) {
     let Some(certificate) = stream.ssl().peer_certificate() else {
         return;
     };
-    if let Ok(spki) = certificate
+    let spki = certificate
         .public_key()
-        .and_then(|key| key.public_key_to_der())
-    {
-        data.insert(PeerKey(openssl::sha::sha256(&spki)));
+        .and_then(|key| key.public_key_to_der());
+    if let (Ok(spki), Some(not_after)) = (spki, not_after(&certificate)) {
+        data.insert(PeerKey {
+            spki_sha256: openssl::sha::sha256(&spki),
+            not_after,
+        });
     }
+}
+
+fn not_after(certificate: &X509) -> Option<DateTime<Utc>> {
+    let epoch = Asn1Time::from_unix(0).ok()?;
+    let since = epoch.diff(certificate.not_after()).ok()?;
+    DateTime::from_timestamp(i64::from(since.days) * 86_400 + i64::from(since.secs), 0)
 }
 
 /// The live table of principals, by key hash.
@@ -95,7 +114,7 @@ impl FromRequest for Authenticated {
 }
 
 fn authenticate(request: &HttpRequest) -> Result<Authenticated, Problem> {
-    let Some(PeerKey(key)) = request.conn_data::<PeerKey>() else {
+    let Some(peer) = request.conn_data::<PeerKey>() else {
         return Err(Problem::new(
             Slug::ClientCertificateRequired,
             "connect with a client certificate",
@@ -104,7 +123,10 @@ fn authenticate(request: &HttpRequest) -> Result<Authenticated, Problem> {
     let principals = request
         .app_data::<Data<Principals>>()
         .ok_or_else(|| crate::http::problem::internal("no table of principals"))?;
-    let Some(principal) = principals.find(key) else {
+    let ca = request
+        .app_data::<Data<Ca>>()
+        .ok_or_else(|| crate::http::problem::internal("no certification authority"))?;
+    let Some(principal) = principals.find(&peer.spki_sha256) else {
         return Err(Problem::new(
             Slug::StationUnknown,
             "this client certificate's key is not registered",
@@ -115,6 +137,23 @@ fn authenticate(request: &HttpRequest) -> Result<Authenticated, Problem> {
             Slug::StationDisabled,
             format!("`{}` is disabled", principal.name),
         ));
+    }
+    let now = ca.clock.now();
+    if now > peer.not_after {
+        return Err(Problem::new(
+            Slug::StationDisabled,
+            format!("the client certificate of `{}` has expired", principal.name),
+        ));
+    }
+    let from = request.peer_addr().map(|address| address.ip());
+    if let Err(why) = principal.may_ask(from, now) {
+        return Err(Problem::new(
+            Slug::Forbidden,
+            format!("`{}` may not ask {why}", principal.name),
+        ));
+    }
+    if let Some(limits) = request.app_data::<Data<Limits>>() {
+        limits.take(&principal)?;
     }
     Ok(Authenticated(principal))
 }

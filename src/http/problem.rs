@@ -17,6 +17,7 @@ use crate::ca::error::IssueError;
 use crate::ca::life::LifeError;
 use crate::ca::order::OrderRefusal;
 use crate::ca::rework::ReworkError;
+use crate::ca::station::EnrolError;
 use crate::pki::Violation;
 use crate::pki::csr::CsrFault;
 use crate::pki::key_policy::KeyFault;
@@ -62,6 +63,8 @@ slugs! {
     OrderClosed = "order-closed", FORBIDDEN, "The work order is closed";
     OrderExhausted = "order-exhausted", FORBIDDEN, "The work order's quantity is used up";
     ReworkLimit = "rework-limit", FORBIDDEN, "No more reworks are allowed";
+    EnrolmentRefused = "enrolment-refused", FORBIDDEN, "The enrolment code is not good";
+    ApprovalRequired = "approval-required", FORBIDDEN, "Another administrator has to approve it";
     NotFound = "not-found", NOT_FOUND, "There is nothing here";
     MethodNotAllowed = "method-not-allowed", METHOD_NOT_ALLOWED, "The method is not allowed here";
     NotAcceptable = "not-acceptable", NOT_ACCEPTABLE, "None of the accepted media types can be served";
@@ -70,6 +73,7 @@ slugs! {
     PublicKeyAlreadyCertified = "public-key-already-certified", CONFLICT, "The public key is already certified";
     RequestInProgress = "request-in-progress", CONFLICT, "The same request is still being worked on";
     OrderExists = "order-exists", CONFLICT, "Another work order has this name";
+    StationExists = "station-exists", CONFLICT, "Somebody else has this name";
     ReworkConflict = "rework-conflict", CONFLICT, "The rework does not fit the device's state";
     Gone = "gone", GONE, "It is no longer here";
     PayloadTooLarge = "payload-too-large", PAYLOAD_TOO_LARGE, "The body is too large";
@@ -118,6 +122,8 @@ pub struct Problem {
     pub cause: Option<String>,
     /// `Allow` of a 405.
     pub allow: Option<&'static str>,
+    /// `Retry-After` in seconds, where it is not the slug's.
+    pub retry_after: Option<u32>,
 }
 
 /// The body as it is sent (RFC 9457).
@@ -150,6 +156,7 @@ impl Problem {
             violations: Vec::new(),
             cause: None,
             allow: None,
+            retry_after: None,
         }
     }
 
@@ -180,7 +187,7 @@ impl Problem {
         };
         let mut response = HttpResponse::build(self.slug.status());
         response.content_type("application/problem+json");
-        if let Some(seconds) = self.retry_after_seconds() {
+        if let Some(seconds) = self.retry_after.or_else(|| self.retry_after_seconds()) {
             response.insert_header((header::RETRY_AFTER, seconds.to_string()));
         }
         if let Some(allow) = self.allow {
@@ -228,6 +235,12 @@ impl From<IssueError> for Problem {
             IssueError::UnknownProfile(_) => Self::new(Slug::UnknownProfile, detail),
             IssueError::Csr(fault) => fault.into(),
             IssueError::Refused(refusal) => refusal.into(),
+            IssueError::ProfileNotAllowed(_) => Self::new(Slug::ProfileNotAllowed, detail),
+            IssueError::NotAllowed(_) => Self::new(Slug::Forbidden, detail),
+            IssueError::DailyCap(_) => Self {
+                retry_after: Some(3_600),
+                ..Self::new(Slug::RateLimited, detail)
+            },
             IssueError::OrderRequired(_) => Self::new(Slug::OrderRequired, detail),
             IssueError::Order(refusal) => refusal.into(),
             IssueError::Validity(_) => Self::new(Slug::Validity, detail),
@@ -305,6 +318,19 @@ impl From<ReworkError> for Problem {
         match error {
             ReworkError::Device(error) => error.into(),
             ReworkError::Issue(error) => error.into(),
+        }
+    }
+}
+
+impl From<EnrolError> for Problem {
+    fn from(error: EnrolError) -> Self {
+        let detail = error.to_string();
+        match error {
+            EnrolError::NotConfigured => Self::new(Slug::NotFound, detail),
+            EnrolError::Code => Self::new(Slug::EnrolmentRefused, detail),
+            EnrolError::Request(_) => Self::new(Slug::SubjectMismatch, detail),
+            EnrolError::KeyTaken => Self::new(Slug::PublicKeyAlreadyCertified, detail),
+            EnrolError::Issue(error) => error.into(),
         }
     }
 }

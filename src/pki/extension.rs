@@ -23,7 +23,7 @@ use x509_cert::ext::pkix::crl::dp::DistributionPoint;
 use x509_cert::ext::pkix::name::DistributionPointName;
 use x509_cert::ext::pkix::name::GeneralName;
 
-/// basicConstraints, keyUsage, for a device extKeyUsage, SKI, AKI, and CDP where the issuer has one.
+/// basicConstraints, keyUsage, for a TLS client extKeyUsage, SKI, AKI, and CDP where the issuer has one.
 pub(super) fn of_leaf(
     kind: LeafKind,
     key: &SubjectPublicKeyInfo,
@@ -43,7 +43,7 @@ pub(super) fn of_leaf(
         extension(true, &KeyUsage(KeyUsages::DigitalSignature.into()))?,
     ];
     match kind {
-        LeafKind::Device => {
+        LeafKind::Device | LeafKind::Station => {
             extensions.push(extension(
                 false,
                 &ExtendedKeyUsage(vec![ID_KP_CLIENT_AUTH]),

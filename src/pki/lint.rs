@@ -93,7 +93,7 @@ pub(super) fn leaf_certificate(
         }),
     );
     match kind {
-        LeafKind::Device => rules.hold(
+        LeafKind::Device | LeafKind::Station => rules.hold(
             "RFC 5280 4.2.1.12 extKeyUsage: clientAuth alone",
             extensions.next().is_some_and(|found| {
                 is(found, ExtendedKeyUsage::OID, false)

@@ -46,6 +46,8 @@ pub enum LeafKind {
     Device,
     /// Proof to AWS IoT that the CA's key is ours; see [`super::verification`].
     Verification,
+    /// What a station or a person connects to this service with: a TLS client.
+    Station,
 }
 
 impl LeafKind {
@@ -55,13 +57,14 @@ impl LeafKind {
         match self {
             Self::Device => "device",
             Self::Verification => "verification",
+            Self::Station => "station",
         }
     }
 
     /// The inverse of [`Self::as_str`].
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {
-        [Self::Device, Self::Verification]
+        [Self::Device, Self::Verification, Self::Station]
             .into_iter()
             .find(|kind| kind.as_str() == word)
     }
@@ -104,6 +107,17 @@ impl TbsCertificate {
     ) -> Result<Self, LintFault> {
         let kind = LeafKind::Verification;
         Self::leaf(kind, issuer, serial, validity, code.subject(), key)
+    }
+
+    /// Builds and lints a client certificate for this service.
+    pub fn station(
+        issuer: &Arc<Issuer>,
+        serial: SerialNumber,
+        validity: Validity,
+        subject: &Subject,
+        key: &SubjectPublicKeyInfo,
+    ) -> Result<Self, LintFault> {
+        Self::leaf(LeafKind::Station, issuer, serial, validity, subject, key)
     }
 
     fn leaf(

@@ -29,9 +29,9 @@ impl Validity {
         self.not_before <= now && now.timestamp() <= self.not_after.timestamp()
     }
 
-    /// A day from `now`, or what is left of the issuer's validity when that is less.
-    pub fn of_a_day(now: DateTime<Utc>, issuer: &Issuer) -> Result<Self, ValidityFault> {
-        let not_after = match ValidityRule::Days(1).at(now, 0, issuer) {
+    /// So many days from `now`, or what is left of the issuer's validity when that is less.
+    pub fn of_days(days: u32, now: DateTime<Utc>, issuer: &Issuer) -> Result<Self, ValidityFault> {
+        let not_after = match ValidityRule::Days(days).at(now, 0, issuer) {
             Err(ValidityFault::BeyondIssuer(not_after)) => not_after,
             other => return other,
         };
@@ -197,7 +197,7 @@ mod tests {
             ("2029-12-31T12:00:02Z", "2030-01-01T12:00:00Z"),
             ("2030-01-01T11:59:59Z", "2030-01-01T12:00:00Z"),
         ] {
-            let given = Validity::of_a_day(time(now), &issuer).unwrap();
+            let given = Validity::of_days(1, time(now), &issuer).unwrap();
             assert_eq!(given.not_before, time(&format!("{}Z", &now[..19])));
             assert_eq!(given.not_after, time(not_after), "{now}");
         }
@@ -207,7 +207,7 @@ mod tests {
             "1999-01-01T00:00:00Z",
         ] {
             assert_eq!(
-                Validity::of_a_day(time(outside), &issuer),
+                Validity::of_days(1, time(outside), &issuer),
                 Err(ValidityFault::IssuerNotValid),
                 "{outside}"
             );

@@ -21,5 +21,7 @@ mod life;
 mod orders;
 mod principals;
 mod refusals;
+mod roles;
 mod search;
+mod stations;
 mod verification;

@@ -135,6 +135,6 @@ fn a_disabled_station_is_refused_at_its_next_request_and_an_unknown_one_always()
         .sql("UPDATE principal SET disabled = true WHERE name = 'station-01'");
     until("station-disabled");
     own.world
-        .sql("DELETE FROM principal WHERE name = 'station-01'");
+        .sql("DELETE FROM principal_key WHERE name = 'station-01'");
     until("station-unknown");
 }

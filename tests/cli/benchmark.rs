@@ -26,7 +26,7 @@ fn the_signer_is_measured_for_each_issuer() {
         .iter()
         .map(|rate| rate["issuer"].as_str().unwrap())
         .collect();
-    assert_eq!(issuers, ["line-ec", "line-rsa"]);
+    assert_eq!(issuers, ["line-ec", "line-rsa", "stations"]);
     for rate in rates {
         assert_eq!(
             fields(rate),

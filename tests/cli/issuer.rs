@@ -446,7 +446,7 @@ fn issuers_are_listed_and_shown() {
         .iter()
         .map(|issuer| issuer["name"].as_str().unwrap())
         .collect();
-    assert_eq!(names, ["line-ec", "line-rsa"]);
+    assert_eq!(names, ["line-ec", "line-rsa", "stations"]);
     let shown = run(world, &["issuer", "show", "line-ec"]).ok();
     assert_eq!(
         shown.out,

@@ -12,6 +12,7 @@ use certfactory::ca::Principal;
 use certfactory::ca::Role;
 use certfactory::ca::SearchFilter;
 use certfactory::ca::Status;
+use certfactory::ca::station::Rights;
 use certfactory::db::archive::PgArchive;
 use certfactory::db::error::DbFault;
 use certfactory::db::principals;
@@ -209,6 +210,7 @@ async fn principals_are_added_once_and_disabled_at_will() {
             role: roles[usize::from(n)],
             disabled: false,
             spki_sha256: [n; 32],
+            rights: Rights::default(),
         })
         .collect();
     for principal in &all {

@@ -130,7 +130,7 @@ pub fn verification() -> Intent {
 pub fn sign(intent: &Intent) -> SignedCertificate {
     let tbs = match intent.kind {
         LeafKind::Device => tbs(intent.serial_number, intent.validity, &intent.subject),
-        LeafKind::Verification => {
+        LeafKind::Verification | LeafKind::Station => {
             TbsCertificate::reopen(intent.kind, intent.tbs.clone(), &authority().issuer).unwrap()
         }
     };

@@ -45,6 +45,7 @@ pub fn connect(world: &World) -> Connect {
         url: world.url.parse().unwrap(),
         client_certificate: None,
         client_key: None,
+        anonymous: false,
         ca: None,
     }
 }

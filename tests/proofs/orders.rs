@@ -116,6 +116,7 @@ pub fn orders(quantity: u32, kills: u32) {
             url: url.parse().unwrap(),
             client_certificate: None,
             client_key: None,
+            anonymous: false,
             ca: None,
         };
         Client::new(&connect, &own.world.dir.join("config.toml")).unwrap()

@@ -9,6 +9,8 @@ use secrecy::SecretString;
 
 use crate::ca::Principal;
 use crate::ca::Role;
+use crate::ca::station::Act;
+use crate::ca::station::Rights;
 use crate::cli::dev::postgres::Postgres;
 use crate::cli::dev::tls::Authority;
 use crate::cli::dev::tls::write_private;
@@ -33,10 +35,13 @@ const CLIENTS: [(&str, Role); 4] = [
     ("administrator", Role::Administrator),
 ];
 /// The issuers.
-const ISSUERS: [(&str, KeyAlgorithm); 2] = [
+const ISSUERS: [(&str, KeyAlgorithm); 3] = [
     ("line-ec", KeyAlgorithm::P256),
     ("line-rsa", KeyAlgorithm::Rsa2048),
+    (STATIONS, KeyAlgorithm::P256),
 ];
+/// The issuer of client certificates.
+const STATIONS: &str = "stations";
 /// The profiles and their templates.
 const PROFILES: [(&str, &str); 4] = [
     (
@@ -162,6 +167,9 @@ pin_file = "softhsm/pin"
 [hsm.environment]
 SOFTHSM2_CONF = "{softhsm}"
 {issuers}
+[stations]
+issuer = "{STATIONS}"
+
 [issuance]
 profiles = "profiles"
 "#,
@@ -234,6 +242,12 @@ profiles = "profiles"
             }
             std::fs::write(tls.join("clients-ca.pem"), authority.pem()?)?;
         }
+        // A world of an earlier version has clients, and no issuer of theirs.
+        let anchors = std::fs::read_to_string(tls.join("clients-ca.pem"))?;
+        let stations = std::fs::read_to_string(self.dir.join(format!("issuers/{STATIONS}.pem")))?;
+        if !anchors.contains(&stations) {
+            std::fs::write(tls.join("clients-ca.pem"), anchors + &stations)?;
+        }
         Ok(())
     }
 
@@ -246,6 +260,14 @@ profiles = "profiles"
                 role,
                 disabled: false,
                 spki_sha256: openssl::sha::sha256(&spki),
+                // The one station of this world does what several would do on a line.
+                rights: Rights {
+                    acts: match role {
+                        Role::Station => vec![Act::Issue, Act::Confirm, Act::Rework, Act::Scrap],
+                        _ => Vec::new(),
+                    },
+                    ..Rights::default()
+                },
             })
         };
         CLIENTS.into_iter().map(principal).collect()

@@ -7,7 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::ca::Ca;
-use crate::ca::Role;
+use crate::ca::Intent;
 use crate::ca::life::Life;
 use crate::http::certificates::named;
 use crate::http::certificates::not_here;
@@ -70,7 +70,10 @@ pub async fn history(
 ) -> Result<HttpResponse, Problem> {
     note(&request, &who.0, &path);
     let life = ca.life(named(&path)?).await?.ok_or_else(not_here)?;
-    if who.0.role == Role::Station && life.record.intent.principal != who.0.name {
+    let Intent {
+        profile, principal, ..
+    } = &life.record.intent;
+    if !who.0.may_see(profile, principal) {
         return Err(not_here());
     }
     Ok(HttpResponse::Ok().json(LifeBody::from(life)))

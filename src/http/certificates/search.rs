@@ -50,7 +50,7 @@ struct PageBody {
         ("serial_number" = Option<String>, Query), ("fingerprint" = Option<String>, Query), ("spki" = Option<String>, Query),
         ("profile" = Option<String>, Query), ("issuer" = Option<String>, Query), ("station" = Option<String>, Query),
         ("order" = Option<String>, Query), ("batch" = Option<String>, Query), ("status" = Option<String>, Query),
-        ("kind" = Option<String>, Query, description = "`device` if absent, `verification`, or `any` for the whole log"),
+        ("kind" = Option<String>, Query, description = "`device` if absent, `verification`, `station`, or `any` for the whole log"),
         ("issued_after" = Option<String>, Query, description = "RFC 3339, inclusive"),
         ("issued_before" = Option<String>, Query, description = "RFC 3339, exclusive"),
         ("limit" = Option<u16>, Query, description = "1 to 1000, 100 if absent"),
@@ -293,16 +293,16 @@ impl SearchQuery {
                 "order" => filter.order = Some(value),
                 "batch" => filter.batch = Some(value),
                 "status" => {
-                    filter.status = Some(Status::from_word(&value).ok_or_else(|| {
-                        invalid(
-                            &name,
-                            "must be `issued`, `confirmed`, `superseded`, `revoked` or `scrapped`",
-                        )
-                    })?);
+                    let words = "must be issued, confirmed, superseded, revoked or scrapped";
+                    let status = Status::from_word(&value).ok_or_else(|| invalid(&name, words))?;
+                    filter.status = Some(status);
                 }
                 "kind" => {
                     filter.kind = kind(&value).ok_or_else(|| {
-                        invalid(&name, "must be `device`, `verification` or `any`")
+                        invalid(
+                            &name,
+                            "must be `device`, `verification`, `station` or `any`",
+                        )
                     })?;
                 }
                 "issued_after" => {
