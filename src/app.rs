@@ -26,6 +26,7 @@ use crate::ca::order::OrderBook;
 use crate::ca::station::DailyCaps;
 use crate::ca::station::StationBook;
 use crate::ca::station::StationIssuing;
+use crate::ca::ticket::TicketTrust;
 use crate::config::Config;
 use crate::config::HsmSection;
 use crate::config::decode_hex;
@@ -41,6 +42,8 @@ use crate::metrics::HsmMetrics;
 use crate::metrics::HttpMetrics;
 use crate::metrics::IssuanceMetrics;
 use crate::metrics::LedgerMetrics;
+use crate::pki::key_policy::SignatureAlgorithm;
+use crate::pki::report;
 
 /// How often the table of principals is read again.
 const PRINCIPALS_EVERY: Duration = Duration::from_millis(500);
@@ -126,6 +129,12 @@ impl App {
             instance: config.instance,
             signer: Arc::clone(&hsm) as Arc<dyn Signer>,
             orders: Arc::clone(&ledger) as Arc<dyn OrderBook>,
+            report_key: config.report_key.clone(),
+            tickets: TicketTrust {
+                site: config.raw.site.id.clone(),
+                keys: config.ticket_keys.clone(),
+                required: config.raw.site.tickets_required,
+            },
             lives: Arc::clone(&ledger) as Arc<dyn LifeBook>,
             station_book: Arc::clone(&ledger) as Arc<dyn StationBook>,
             daily_caps: DailyCaps::default(),
@@ -401,7 +410,18 @@ pub fn token_configs(config: &Config) -> Vec<hsm::TokenConfig> {
                 spki_der: issuer.public_key.as_der().to_vec(),
                 algorithm: issuer.signature_algorithm,
             });
-            token_config(section, pin.clone(), keys.collect())
+            let signs_reports = config.raw.site.report_key.as_ref();
+            let report_key = signs_reports
+                .zip(config.report_key.as_ref())
+                .filter(|(key, _)| key.hsm == section.name)
+                .map(|(section, key)| hsm::KeyConfig {
+                    issuer: report::KEY_NAME.to_owned(),
+                    label: section.key_label.clone(),
+                    id: None,
+                    spki_der: key.public_key.as_der().to_vec(),
+                    algorithm: SignatureAlgorithm::EcdsaWithSha256,
+                });
+            token_config(section, pin.clone(), keys.chain(report_key).collect())
         })
         .collect()
 }

@@ -5,13 +5,16 @@
 //! Ports are implemented by the rooms beside this one (`hsm`, `db`) and handed in as `Arc<dyn …>`.
 
 pub mod clock;
+pub mod device_pattern;
 pub mod error;
 pub mod issue;
 pub mod life;
 pub mod order;
 pub mod recover;
+pub mod report;
 pub mod rework;
 pub mod station;
+pub mod ticket;
 pub mod verification;
 
 use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc, time::Instant};
@@ -24,6 +27,7 @@ use crate::pki::{
     issuer::Issuer,
     name::Subject,
     profile::Profile,
+    report::{ReportKey, ReportToBeSigned},
     serial::{InstanceByte, SerialNumber},
     tbs::{LeafKind, ToBeSigned},
     validity::Validity,
@@ -41,6 +45,15 @@ pub trait Signer: Send + Sync {
         &'a self,
         issuer: &'a str,
         tbs: &'a dyn ToBeSigned,
+        deadline: Instant,
+    ) -> PortFuture<'a, Result<Signature, SignerFault>>;
+
+    /// Signs a report with the one key that signs reports and nothing else; ECDSA with SHA-256.
+    ///
+    /// Returns by `deadline` whatever the HSM does. The signature is in X.509 form and not yet verified.
+    fn sign_report<'a>(
+        &'a self,
+        report: &'a ReportToBeSigned,
         deadline: Instant,
     ) -> PortFuture<'a, Result<Signature, SignerFault>>;
 
@@ -456,6 +469,10 @@ pub struct Ca {
     pub ledger: Arc<dyn Ledger>,
     /// The work orders.
     pub orders: Arc<dyn order::OrderBook>,
+    /// Which tickets bring them.
+    pub tickets: ticket::TicketTrust,
+    /// What signs their reports; `None`: there are none.
+    pub report_key: Option<ReportKey>,
     /// What happens to issued certificates.
     pub lives: Arc<dyn life::LifeBook>,
     /// The stations and people.

@@ -14,7 +14,10 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
 use crate::pki::issuer::Issuer;
+use crate::pki::jws::JwsKey;
 use crate::pki::profile::Profile;
+use crate::pki::report;
+use crate::pki::report::ReportKey;
 use crate::pki::serial::InstanceByte;
 
 /// The file as written.
@@ -31,6 +34,12 @@ pub struct RawConfig {
     pub hsm: Vec<HsmSection>,
     /// Issuing CAs, one entry each.
     pub issuer: Vec<IssuerSection>,
+    /// Which site this is.
+    #[serde(default)]
+    pub site: SiteSection,
+    /// Keys that sign tickets, one entry each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ticket_key: Vec<TicketKeySection>,
     /// How certificates are issued.
     #[serde(default)]
     pub issuance: IssuanceSection,
@@ -169,6 +178,40 @@ pub struct IssuerSection {
     pub crl_url: Option<String>,
 }
 
+/// `[site]`
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct SiteSection {
+    /// Its name: what a ticket names as its audience.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Whether work orders come by ticket only.
+    pub tickets_required: bool,
+    /// The key that signs closing reports.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub report_key: Option<ReportKeySection>,
+}
+
+/// `[site.report_key]`: a P-256 key that signs closing reports and nothing else.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub struct ReportKeySection {
+    /// The `[[hsm]]` that holds it.
+    pub hsm: String,
+    /// `CKA_LABEL` of its private key.
+    pub key_label: String,
+    /// Its public half, PEM.
+    pub public_key: PathBuf,
+}
+
+/// `[[ticket_key]]`: one key that head office signs tickets with.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub struct TicketKeySection {
+    /// Its name in tickets.
+    pub kid: String,
+    /// Its public half, PEM: Ed25519 or P-256.
+    pub public_key: PathBuf,
+}
+
 /// `[issuance]`
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default)]
@@ -257,6 +300,10 @@ pub struct Config {
     pub issuers: Vec<Arc<Issuer>>,
     /// By order of name.
     pub profiles: Vec<Arc<Profile>>,
+    /// By order of the file.
+    pub ticket_keys: Vec<JwsKey>,
+    /// Of [`SiteSection::report_key`].
+    pub report_key: Option<ReportKey>,
     /// User PINs, by order of `raw.hsm`.
     pub pins: Vec<SecretString>,
     /// Password of the service's database role.
@@ -326,6 +373,8 @@ impl RawConfig {
             .chain(self.database.password_file.as_mut())
             .chain(self.database.owner_password_file.as_mut());
         let paths = paths.chain(self.hsm.iter_mut().map(|h| &mut h.pin_file));
+        let paths = paths.chain(self.ticket_key.iter_mut().map(|k| &mut k.public_key));
+        let paths = paths.chain(self.site.report_key.as_mut().map(|k| &mut k.public_key));
         for path in paths.chain(self.issuer.iter_mut().map(|i| &mut i.certificate)) {
             *path = base.join(&*path);
         }
@@ -347,6 +396,8 @@ impl Config {
         let (raw, mut faults) = RawConfig::parse(path)?;
         let issuers = issuers(&raw, &mut faults);
         let profiles = profiles(&raw, &mut faults);
+        let ticket_keys = ticket_keys(&raw, &mut faults);
+        let report_key = report_key(&raw, &mut faults);
         let pins = raw
             .hsm
             .iter()
@@ -367,6 +418,8 @@ impl Config {
                     raw,
                     issuers,
                     profiles,
+                    ticket_keys,
+                    report_key,
                     pins,
                     database_password,
                     instance,
@@ -423,6 +476,16 @@ fn check(raw: &RawConfig, faults: &mut Vec<String>) {
     }
     unique("hsm", raw.hsm.iter().map(|h| &h.name), faults);
     unique("issuer", raw.issuer.iter().map(|i| &i.name), faults);
+    if raw
+        .issuer
+        .iter()
+        .any(|issuer| issuer.name == report::KEY_NAME)
+    {
+        faults.push(format!(
+            "issuer `{0}`: this name is the report key's",
+            report::KEY_NAME
+        ));
+    }
     for hsm in &raw.hsm {
         if hsm
             .environment
@@ -557,6 +620,63 @@ fn issuers(raw: &RawConfig, faults: &mut Vec<String>) -> Vec<Arc<Issuer>> {
         }
     }
     issuers
+}
+
+fn ticket_keys(raw: &RawConfig, faults: &mut Vec<String>) -> Vec<JwsKey> {
+    if raw.site.id.as_ref().is_some_and(|id| !is_word(id)) {
+        faults.push("site.id: 1 to 64 printable ASCII characters without space".into());
+    }
+    let none = raw.ticket_key.is_empty();
+    if raw.site.tickets_required && none {
+        faults.push("site.tickets_required: no [[ticket_key]] is configured".into());
+    }
+    if raw.site.id.is_none() && !none {
+        faults.push("site.id: must be there with a [[ticket_key]]: tickets name it".into());
+    }
+    let mut keys: Vec<JwsKey> = Vec::new();
+    for section in &raw.ticket_key {
+        let TicketKeySection { kid, public_key } = section;
+        if !is_word(kid) || keys.iter().any(|key| key.kid == *kid) {
+            faults.push(format!(
+                "ticket_key `{kid}`: a kid is 1 to 64 printable ASCII characters without space, each once"
+            ));
+        }
+        let key = std::fs::read(public_key)
+            .map_err(|e| e.to_string())
+            .and_then(|pem| JwsKey::from_pem(kid, &pem));
+        match key {
+            Ok(key) => keys.push(key),
+            Err(e) => faults.push(format!("ticket_key `{kid}`: {}: {e}", public_key.display())),
+        }
+    }
+    keys
+}
+
+fn report_key(raw: &RawConfig, faults: &mut Vec<String>) -> Option<ReportKey> {
+    let section = raw.site.report_key.as_ref()?;
+    let mut wrong = |what: String| faults.push(format!("site.report_key: {what}"));
+    if raw.site.id.is_none() {
+        wrong("site.id must be there: reports name it".into());
+    }
+    if !raw.hsm.iter().any(|hsm| hsm.name == section.hsm) {
+        wrong(format!("no [[hsm]] is named `{}`", section.hsm));
+    }
+    let issuers = &raw.issuer;
+    if issuers
+        .iter()
+        .any(|i| i.hsm == section.hsm && i.key_label == section.key_label)
+    {
+        wrong("an issuer's key signs no reports".into());
+    }
+    let key = std::fs::read_to_string(&section.public_key)
+        .map_err(|e| e.to_string())
+        .and_then(|text| ReportKey::from_pem(&text));
+    key.map_err(|e| wrong(format!("{}: {e}", section.public_key.display())))
+        .ok()
+}
+
+fn is_word(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
 }
 
 fn profiles(raw: &RawConfig, faults: &mut Vec<String>) -> Vec<Arc<Profile>> {

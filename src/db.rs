@@ -23,12 +23,15 @@ pub mod ledger;
 pub mod migrate;
 pub mod principals;
 
+mod device_lists;
 mod lane;
 mod lives;
 mod orders;
 mod record;
+mod reports;
 mod reserve;
 mod row;
 mod settle;
 mod stations;
+mod tickets;
 mod vitals;

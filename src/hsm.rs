@@ -46,6 +46,8 @@ use crate::hsm::token::Token;
 use crate::metrics::HsmMetrics;
 use crate::pki::certificate::Signature;
 use crate::pki::key_policy::SignatureAlgorithm;
+use crate::pki::report::KEY_NAME;
+use crate::pki::report::ReportToBeSigned;
 use crate::pki::tbs::ToBeSigned;
 
 /// A call inside the module for longer than this takes the token down, unless configured otherwise.
@@ -228,6 +230,11 @@ impl Signer for Hsm {
         deadline: Instant,
     ) -> PortFuture<'a, Result<Signature, SignerFault>> {
         Box::pin(async move {
+            if issuer == KEY_NAME {
+                return Err(SignerFault::Unavailable(
+                    "the report key signs no certificates".to_owned(),
+                ));
+            }
             let (_, key) = self.find(issuer)?;
             if tbs.signature_algorithm() != key.config.algorithm {
                 return Err(SignerFault::Unavailable(format!(
@@ -236,6 +243,19 @@ impl Signer for Hsm {
             }
             let message = tbs.to_be_signed().to_vec();
             self.sign_message(issuer, message, Purpose::Certificate, deadline)
+                .await
+                .map(Signature)
+        })
+    }
+
+    fn sign_report<'a>(
+        &'a self,
+        report: &'a ReportToBeSigned,
+        deadline: Instant,
+    ) -> PortFuture<'a, Result<Signature, SignerFault>> {
+        Box::pin(async move {
+            let message = report.to_be_signed().to_vec();
+            self.sign_message(KEY_NAME, message, Purpose::Report, deadline)
                 .await
                 .map(Signature)
         })

@@ -67,6 +67,17 @@ pub fn api(config: &mut ServiceConfig) {
                 .route(web::get().to(orders::list))
                 .default_service(web::to(|| ready(not_allowed("GET, POST")))),
         )
+        .service(
+            web::resource("/v1/orders/tickets")
+                .route(web::post().to(orders::ticket::redeem))
+                .default_service(web::to(|| ready(not_allowed("POST")))),
+        )
+        .service(readable("/v1/orders/{name}/report").route(web::get().to(orders::report::report)))
+        .service(
+            web::resource(orders::DEVICES)
+                .route(web::post().to(orders::devices::list))
+                .default_service(web::to(|| ready(not_allowed("POST")))),
+        )
         .service(readable("/v1/orders/{name}").route(web::get().to(orders::show)))
         .service(postable("/v1/orders/{name}/closure").route(web::post().to(orders::close)))
         .service(
@@ -163,6 +174,9 @@ fn not_allowed(allow: &'static str) -> Result<HttpResponse, Problem> {
         certificates::scrap::scrap,
         devices::show,
         orders::create,
+        orders::ticket::redeem,
+        orders::devices::list,
+        orders::report::report,
         orders::list,
         orders::show,
         orders::close,

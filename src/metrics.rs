@@ -129,7 +129,7 @@ pub struct HsmMetrics {
     pub queue_depth: IntGauge,
     /// `certfactory_hsm_reopens_total{level}`: session, login, module
     pub reopens: IntCounterVec,
-    /// `certfactory_hsm_calls_total{function}`: `C_Sign` calls for certificates, challenges, probes
+    /// `certfactory_hsm_calls_total{function}`: `C_Sign` calls for certificates, challenges, probes, reports
     pub calls: IntCounterVec,
 }
 
@@ -172,7 +172,7 @@ impl HsmMetrics {
             calls: counters(
                 r,
                 "certfactory_hsm_calls_total",
-                "Signing calls to the HSM, by purpose: certificate, challenge, probe.",
+                "Signing calls to the HSM, by purpose: certificate, challenge, probe, report.",
                 &["purpose"],
             )?,
         })

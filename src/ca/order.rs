@@ -8,6 +8,11 @@ use chrono::{DateTime, Utc};
 use crate::ca::Intent;
 use crate::ca::LedgerFault;
 use crate::ca::PortFuture;
+use crate::ca::device_pattern::DevicePattern;
+use crate::ca::report::Closing;
+use crate::ca::ticket::Redeemed;
+use crate::ca::ticket::Ticket;
+use crate::ca::ticket::TicketMark;
 use crate::pki::Violation;
 
 /// Longest name, in octets.
@@ -23,6 +28,7 @@ pub fn is_name(text: &str) -> bool {
             .all(|b| b.is_ascii_graphic() && !b"/?#%".contains(&b))
         && text != "."
         && text != ".."
+        && text != "tickets"
 }
 
 /// What an operator ordered.
@@ -40,6 +46,8 @@ pub struct WorkOrder {
     pub reworks_max: Option<i64>,
     /// First and last device identity, of one length, compared octet by octet. `None`: any device.
     pub devices: Option<(String, String)>,
+    /// What a device identity looks like. `None`: anything.
+    pub device_pattern: Option<DevicePattern>,
     /// Principals who may book on it. Empty: every one who may issue.
     pub stations: Vec<String>,
     /// Database time from which it may be booked on.
@@ -57,6 +65,10 @@ pub struct OrderState {
     pub created: (String, DateTime<Utc>),
     /// Who closed it, and when (database time); for ever.
     pub closed: Option<(String, DateTime<Utc>)>,
+    /// The ticket it came by; `None`: an operator of the site created it.
+    pub ticket: Option<TicketMark>,
+    /// Identities on its device list; `None`: it has none.
+    pub device_count: Option<i64>,
     /// Intents of first certificates stored under it.
     pub reserved: i64,
     /// Those of them that ended without a certificate and gave their place back.
@@ -143,6 +155,15 @@ impl WorkOrder {
                 });
             }
         }
+        if let Some(pattern) = &self.device_pattern
+            && !pattern.matches(&intent.device)
+        {
+            violations.push(Violation {
+                rule: "order-device",
+                attribute: None,
+                detail: format!("the order is for devices like `{}`", pattern.as_str()),
+            });
+        }
         if violations.is_empty() {
             Ok(())
         } else {
@@ -160,6 +181,28 @@ pub enum Created {
     Same(OrderState),
     /// Another order has this name.
     Other,
+    /// More was issued under this name, before there was an order, than it orders.
+    Overdrawn,
+}
+
+/// Device identities in the order of their octets, none twice.
+#[derive(Clone, Debug)]
+pub struct DeviceList {
+    /// One or more.
+    pub devices: Vec<String>,
+    /// SHA-256 over the identities, a line feed after each.
+    pub sha256: [u8; 32],
+}
+
+/// What came of giving an order its device list.
+#[derive(Debug)]
+pub enum Listed {
+    /// It is in force, now or since it was given before.
+    InForce(Box<OrderState>),
+    /// There is no such order.
+    Unknown,
+    /// It has another list, or a device already, or is closed, or came by ticket.
+    Late(&'static str),
 }
 
 /// The book of work orders.
@@ -167,12 +210,32 @@ pub trait OrderBook: Send + Sync {
     /// Creates an order. Safe to repeat.
     fn create(&self, order: WorkOrder, by: String) -> PortFuture<'_, Result<Created, LedgerFault>>;
 
+    /// Creates the order that a ticket brings, unless its time or its use forbids. Safe to repeat.
+    fn redeem(&self, ticket: Ticket, by: String) -> PortFuture<'_, Result<Redeemed, LedgerFault>>;
+
+    /// Gives an order its device list: whole, once, before its first device. Safe to repeat.
+    fn list_devices(
+        &self,
+        name: String,
+        list: DeviceList,
+    ) -> PortFuture<'_, Result<Listed, LedgerFault>>;
+
     /// Closes an order for ever; `None` when there is none. Safe to repeat: the first one counts.
     fn close(
         &self,
         name: String,
         by: String,
     ) -> PortFuture<'_, Result<Option<OrderState>, LedgerFault>>;
+
+    /// Where an order is on its way to its report, and all that the report says.
+    fn closing(&self, name: String) -> PortFuture<'_, Result<Closing, LedgerFault>>;
+
+    /// Keeps a closed order's report unless it has one; returns the one that is kept.
+    fn keep_report(
+        &self,
+        name: String,
+        report: String,
+    ) -> PortFuture<'_, Result<String, LedgerFault>>;
 
     /// One order.
     fn show(&self, name: String) -> PortFuture<'_, Result<Option<OrderState>, LedgerFault>>;

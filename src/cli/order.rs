@@ -1,7 +1,11 @@
-//! `order create|list|show|close`: work orders, through a running service.
+//! `order create|devices|list|show|close|report|report-key`: work orders, through a running service.
 
-use std::path::Path;
+pub mod report_key;
 
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand};
 use hyper::Method;
 use hyper::body::Bytes;
@@ -19,12 +23,18 @@ use crate::cli::client::Connect;
 pub enum OrderCommand {
     /// Create a work order.
     Create(CreateArguments),
+    /// Give a work order its device list, before its first device.
+    Devices(DevicesArguments),
     /// List work orders, by name.
     List(ListArguments),
     /// Show one work order and its counts.
     Show(NameArguments),
     /// Close a work order, for ever.
     Close(NameArguments),
+    /// Print a closed work order's signed report, a JWS.
+    Report(NameArguments),
+    /// Make the key that signs reports in its token, at the HSM; write and print its public half.
+    ReportKey,
 }
 
 /// `order create`
@@ -32,18 +42,21 @@ pub enum OrderCommand {
 pub struct CreateArguments {
     #[command(flatten)]
     connect: Connect,
+    /// A signed ticket from head office, which says all the rest.
+    #[arg(long, conflicts_with_all = ["name", "profile", "quantity", "scrap_allowance", "reworks_max", "device_first", "device_last", "device_pattern", "stations", "opens_at", "closes_at"])]
+    ticket: Option<PathBuf>,
     /// Unique name.
-    #[arg(value_parser = name)]
-    name: String,
+    #[arg(value_parser = name, required_unless_present = "ticket")]
+    name: Option<String>,
     /// Profile's name.
-    #[arg(long)]
-    profile: String,
+    #[arg(long, required_unless_present = "ticket")]
+    profile: Option<String>,
     /// Devices that may be certified under it.
-    #[arg(long)]
-    quantity: u32,
+    #[arg(long, required_unless_present = "ticket")]
+    quantity: Option<u32>,
     /// Scrapped devices whose places may be given to others.
-    #[arg(long, default_value_t = 0)]
-    scrap_allowance: u32,
+    #[arg(long)]
+    scrap_allowance: Option<u32>,
     /// Reworks it allows. Without it: those that the profile allows each device.
     #[arg(long)]
     reworks_max: Option<u32>,
@@ -53,6 +66,9 @@ pub struct CreateArguments {
     /// Last device identity.
     #[arg(long, requires = "device_first")]
     device_last: Option<String>,
+    /// What a device identity looks like, a character each: # digit, @ letter, ? any, \ the next one itself.
+    #[arg(long)]
+    device_pattern: Option<String>,
     /// Station that may book on it; may be repeated. Without it: all.
     #[arg(long = "station")]
     stations: Vec<String>,
@@ -62,6 +78,18 @@ pub struct CreateArguments {
     /// RFC 3339; from then on it takes nothing.
     #[arg(long)]
     closes_at: Option<String>,
+}
+
+/// `order devices`
+#[derive(Args)]
+pub struct DevicesArguments {
+    #[command(flatten)]
+    connect: Connect,
+    /// Order's name.
+    #[arg(value_parser = name)]
+    name: String,
+    /// The list: `.csv` with a column `device`, `.ndjson` with a JSON string a line, or `.json`.
+    file: PathBuf,
 }
 
 /// `order list`
@@ -77,7 +105,7 @@ pub struct ListArguments {
     cursor: Option<String>,
 }
 
-/// `order show`, `order close`
+/// `order show`, `order close`, `order report`
 #[derive(Args)]
 pub struct NameArguments {
     #[command(flatten)]
@@ -98,27 +126,46 @@ fn name(text: &str) -> Result<String, String> {
 
 /// Runs one of them.
 pub fn run(global: &Global, command: &OrderCommand) -> Outcome {
-    let ask = |connect: &Connect, method, path: &str, body: Option<Value>| {
+    let ask = |connect: &Connect, method, path: &str, body: Option<(&str, Vec<u8>)>| {
         let mut connect = connect.clone();
         let beside = global.config.parent().unwrap_or(Path::new("."));
         connect
             .client_certificate
             .get_or_insert_with(|| beside.join("clients/operator.pem"));
-        let headers: &[_] = match &body {
-            Some(_) => &[("content-type", "application/json")],
-            None => &[],
-        };
-        let body = match &body {
-            Some(body) => Bytes::from(serde_json::to_vec(body)?),
-            None => Bytes::new(),
-        };
-        let answer = cert::ask(global, &connect, method, path, headers, body)?;
-        Ok::<Value, Failure>(serde_json::from_slice(&answer.body)?)
+        let headers: Vec<_> = body
+            .iter()
+            .map(|(media_type, _)| ("content-type", *media_type))
+            .collect();
+        let body = body.map_or_else(Bytes::new, |(_, body)| body.into());
+        let answer = cert::ask(global, &connect, method, path, &headers, body)?;
+        Ok::<_, Failure>(answer.body)
     };
+    let read = |path: &Path| std::fs::read(path).with_context(|| path.display().to_string());
     let answer = match command {
         OrderCommand::Create(order) => {
-            let body = body(order);
-            ask(&order.connect, Method::POST, "/v1/orders", Some(body))?
+            let (path, media_type, body) = if let Some(ticket) = &order.ticket {
+                ("/v1/orders/tickets", "application/jose", read(ticket)?)
+            } else {
+                let body = serde_json::to_vec(&body(order))?;
+                ("/v1/orders", "application/json", body)
+            };
+            ask(&order.connect, Method::POST, path, Some((media_type, body)))?
+        }
+        OrderCommand::Devices(list) => {
+            let media_type = match list.file.extension().and_then(OsStr::to_str) {
+                Some("csv") => "text/csv",
+                Some("ndjson" | "jsonl") => "application/x-ndjson",
+                Some("json") => "application/json",
+                _ => {
+                    return Err(Failure::new(
+                        2,
+                        anyhow!("a list's name ends with .csv, .ndjson or .json"),
+                    ));
+                }
+            };
+            let path = format!("/v1/orders/{}/devices", list.name);
+            let body = Some((media_type, read(&list.file)?));
+            ask(&list.connect, Method::POST, &path, body)?
         }
         OrderCommand::List(list) => {
             let mut path = format!("/v1/orders?limit={}", list.limit);
@@ -136,7 +183,19 @@ pub fn run(global: &Global, command: &OrderCommand) -> Outcome {
             let path = format!("/v1/orders/{}/closure", order.name);
             ask(&order.connect, Method::POST, &path, None)?
         }
+        OrderCommand::Report(order) => {
+            let path = format!("/v1/orders/{}/report", order.name);
+            let report = ask(&order.connect, Method::GET, &path, None)?;
+            let report = std::str::from_utf8(&report)?;
+            if global.json {
+                return crate::cli::print_json(&json!({ "report": report }));
+            }
+            println!("{report}");
+            return Ok(());
+        }
+        OrderCommand::ReportKey => return report_key::run(global),
     };
+    let answer: Value = serde_json::from_slice(&answer)?;
     if global.json {
         return crate::cli::print_json(&answer);
     }
@@ -154,14 +213,19 @@ fn body(order: &CreateArguments) -> Value {
     body.insert("name".into(), json!(order.name));
     body.insert("profile".into(), json!(order.profile));
     body.insert("quantity".into(), json!(order.quantity));
-    body.insert("scrap_allowance".into(), json!(order.scrap_allowance));
-    if let Some(reworks_max) = order.reworks_max {
-        body.insert("reworks_max".into(), json!(reworks_max));
+    for (field, value) in [
+        ("scrap_allowance", order.scrap_allowance),
+        ("reworks_max", order.reworks_max),
+    ] {
+        if let Some(value) = value {
+            body.insert(field.into(), json!(value));
+        }
     }
     body.insert("stations".into(), json!(order.stations));
     for (field, value) in [
         ("device_first", &order.device_first),
         ("device_last", &order.device_last),
+        ("device_pattern", &order.device_pattern),
         ("opens_at", &order.opens_at),
         ("closes_at", &order.closes_at),
     ] {

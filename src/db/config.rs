@@ -22,6 +22,8 @@ pub struct DbConfig {
 pub(super) enum Purpose {
     /// One of the ledger's lanes.
     Ledger(&'static str),
+    /// What is long and rare: a device list, a closing report.
+    Aside,
     /// Searches and downloads.
     Archive,
     /// Start-up checks and commands: the server's own settings, so that they can be looked at.
@@ -44,6 +46,9 @@ const LEDGER_SESSION: &[(&str, &str)] = &[
     ("enable_nestloop", "off"),
     ("jit", "off"),
 ];
+
+/// What a long and rare transaction has beyond a ledger session's limits.
+const ASIDE_SESSION: &[(&str, &str)] = &[("statement_timeout", "60s")];
 
 /// Limits of a reading session.
 const ARCHIVE_SESSION: &[(&str, &str)] = &[
@@ -78,6 +83,10 @@ impl DbConfig {
             Purpose::Ledger(lane) => options
                 .application_name(&format!("certfactory {lane}"))
                 .options(LEDGER_SESSION.iter().copied()),
+            Purpose::Aside => options
+                .application_name("certfactory aside")
+                .options(LEDGER_SESSION.iter().copied())
+                .options(ASIDE_SESSION.iter().copied()),
             Purpose::Archive => options
                 .application_name("certfactory archive")
                 .options(ARCHIVE_SESSION.iter().copied()),

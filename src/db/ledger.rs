@@ -4,6 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
+use sqlx::ConnectOptions;
+use sqlx::Connection;
+use sqlx::PgConnection;
+use sqlx::postgres::PgConnectOptions;
 use uuid::Uuid;
 
 use crate::ca::CertificateRecord;
@@ -17,9 +21,12 @@ use crate::ca::life::LifeAct;
 use crate::ca::life::LifeBook;
 use crate::ca::life::LifeEvent;
 use crate::ca::order::Created;
+use crate::ca::order::DeviceList;
+use crate::ca::order::Listed;
 use crate::ca::order::OrderBook;
 use crate::ca::order::OrderState;
 use crate::ca::order::WorkOrder;
+use crate::ca::report::Closing;
 use crate::ca::station::Acted;
 use crate::ca::station::Approved;
 use crate::ca::station::CodedAct;
@@ -27,9 +34,13 @@ use crate::ca::station::Proposal;
 use crate::ca::station::Registration;
 use crate::ca::station::StationAct;
 use crate::ca::station::StationBook;
+use crate::ca::ticket::Redeemed;
+use crate::ca::ticket::Ticket;
 use crate::db::config::DbConfig;
 use crate::db::config::Purpose;
+use crate::db::device_lists;
 use crate::db::error::DbFault;
+use crate::db::error::Failure;
 use crate::db::lane::Job;
 use crate::db::lane::Lane;
 use crate::db::lives::LifeAnswer;
@@ -37,6 +48,7 @@ use crate::db::lives::LifeJob;
 use crate::db::orders::OrderAnswer;
 use crate::db::orders::OrderJob;
 use crate::db::record::Record;
+use crate::db::reports;
 use crate::db::reserve::Reserve;
 use crate::db::settle::Settle;
 use crate::db::settle::Settled;
@@ -62,6 +74,8 @@ pub struct PgLedger {
     orders: Lane<OrderJob>,
     lives: Lane<LifeJob>,
     stations: Lane<StationJob>,
+    /// For what is long and rare.
+    aside: PgConnectOptions,
     vitals: Arc<Vitals>,
 }
 
@@ -85,6 +99,7 @@ impl PgLedger {
             orders: lane(config, &vitals, metrics)?,
             lives: lane(config, &vitals, metrics)?,
             stations: lane(config, &vitals, metrics)?,
+            aside: config.options(Purpose::Aside)?,
             vitals,
         }))
     }
@@ -109,8 +124,46 @@ impl OrderBook for PgLedger {
         Box::pin(async move {
             match self.book(OrderJob::Create(order, by)).await? {
                 OrderAnswer::Create(created) => Ok(*created),
-                OrderAnswer::Show(_) | OrderAnswer::List(_) => Err(mixed_up()),
+                _ => Err(mixed_up()),
             }
+        })
+    }
+
+    fn redeem(&self, ticket: Ticket, by: String) -> PortFuture<'_, Result<Redeemed, LedgerFault>> {
+        Box::pin(async move {
+            match self.book(OrderJob::Redeem(ticket, by)).await? {
+                OrderAnswer::Redeem(redeemed) => Ok(*redeemed),
+                _ => Err(mixed_up()),
+            }
+        })
+    }
+
+    fn list_devices(
+        &self,
+        name: String,
+        list: DeviceList,
+    ) -> PortFuture<'_, Result<Listed, LedgerFault>> {
+        aside(self.aside.clone(), move |mut connection| async move {
+            let listed = device_lists::store(&mut connection, &name, &list).await;
+            (connection, listed)
+        })
+    }
+
+    fn closing(&self, name: String) -> PortFuture<'_, Result<Closing, LedgerFault>> {
+        aside(self.aside.clone(), move |mut connection| async move {
+            let closing = reports::closing(&mut connection, &name).await;
+            (connection, closing)
+        })
+    }
+
+    fn keep_report(
+        &self,
+        name: String,
+        report: String,
+    ) -> PortFuture<'_, Result<String, LedgerFault>> {
+        aside(self.aside.clone(), move |mut connection| async move {
+            let kept = reports::keep(&mut connection, &name, &report).await;
+            (connection, kept)
         })
     }
 
@@ -134,7 +187,7 @@ impl OrderBook for PgLedger {
         Box::pin(async move {
             match self.book(OrderJob::List(after, limit)).await? {
                 OrderAnswer::List(orders) => Ok(orders),
-                OrderAnswer::Create(_) | OrderAnswer::Show(_) => Err(mixed_up()),
+                _ => Err(mixed_up()),
             }
         })
     }
@@ -294,8 +347,32 @@ impl StationBook for PgLedger {
 fn one(answer: OrderAnswer) -> Result<Option<OrderState>, LedgerFault> {
     match answer {
         OrderAnswer::Show(order) => Ok(*order),
-        OrderAnswer::Create(_) | OrderAnswer::List(_) => Err(mixed_up()),
+        _ => Err(mixed_up()),
     }
+}
+
+/// Does what is long and rare on a connection of its own, so that no lane waits for it; in a task
+/// of its own, so that a caller who leaves does not cut a transaction in two.
+fn aside<T, W>(
+    options: PgConnectOptions,
+    work: impl FnOnce(PgConnection) -> W + Send + 'static,
+) -> PortFuture<'static, Result<T, LedgerFault>>
+where
+    T: Send + 'static,
+    W: Future<Output = (PgConnection, Result<T, sqlx::Error>)> + Send,
+{
+    let task = tokio::spawn(async move {
+        let (connection, answer) = work(options.connect().await?).await;
+        let answer = answer?;
+        connection.close().await?;
+        Ok(answer)
+    });
+    Box::pin(async move {
+        let answer = task
+            .await
+            .map_err(|error| LedgerFault::Unavailable(error.to_string()))?;
+        answer.map_err(|error: sqlx::Error| Failure::from(&error).into())
+    })
 }
 
 fn lane<J: Job>(

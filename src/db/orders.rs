@@ -3,6 +3,7 @@
 //! [`OrderBook`]: crate::ca::order::OrderBook
 
 use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use sqlx::PgConnection;
@@ -11,18 +12,27 @@ use sqlx::postgres::PgRow;
 
 use crate::ca::Intent;
 use crate::ca::LedgerFault;
+use crate::ca::device_pattern::DevicePattern;
 use crate::ca::order::Created;
 use crate::ca::order::OrderRefusal;
 use crate::ca::order::OrderState;
 use crate::ca::order::WorkOrder;
+use crate::ca::ticket::Redeemed;
+use crate::ca::ticket::Ticket;
+use crate::ca::ticket::TicketMark;
 use crate::db::lane::Job;
+use crate::db::tickets;
+use crate::pki::Violation;
 
 /// An order, its counts, and how many of its intents are open: the work list is short at any size
 /// of the ledger, and one statement sees one moment.
 macro_rules! states {
     () => {
-        "SELECT w.*, coalesce(p.firsts, 0) AS in_progress, coalesce(p.reworks, 0) AS reworks_in_progress
+        "SELECT w.*, coalesce(p.firsts, 0) AS in_progress, coalesce(p.reworks, 0) AS reworks_in_progress,
+                t.jti, t.kid, t.sha256
          FROM work_order w
+         LEFT JOIN LATERAL (SELECT jti, kid, sha256 FROM order_ticket t
+                            WHERE t.work_order = w.name LIMIT 1) t ON true
          LEFT JOIN (SELECT i.work_order, count(*) FILTER (WHERE i.supersedes IS NULL) AS firsts,
                            count(*) FILTER (WHERE i.supersedes IS NOT NULL) AS reworks
                     FROM open_intent o JOIN intent i ON i.intent_id = o.intent_id
@@ -38,8 +48,8 @@ const LIST: &str = concat!(
 
 const CREATE: &str = "INSERT INTO work_order
         (name, profile, quantity, device_first, device_last, stations, opens_at, closes_at, created_by,
-         scrap_allowance, reworks_max)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+         scrap_allowance, reworks_max, device_pattern)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
     ON CONFLICT DO NOTHING";
 
 const CLOSE: &str = "UPDATE work_order SET closed_by = $2, closed_at = statement_timestamp()
@@ -53,9 +63,17 @@ const LOCK: &str =
         coalesce(closes_at <= statement_timestamp(), false) AS late
     FROM work_order w WHERE name = ANY($1) ORDER BY name FOR NO KEY UPDATE";
 
+/// Which of these devices are on the lists of their orders. A sub-select, which no join method can
+/// turn into a scan of the list.
+const ON_LIST: &str = "SELECT b.work_order, b.device
+    FROM UNNEST($1::text[], $2::text[]) AS b (work_order, device)
+    WHERE (SELECT true FROM order_device d
+           WHERE d.work_order = b.work_order AND d.device = b.device)";
+
 /// One question to the book.
 pub(super) enum OrderJob {
     Create(WorkOrder, String),
+    Redeem(Ticket, String),
     Close(String, String),
     Show(String),
     List(Option<String>, i64),
@@ -64,6 +82,7 @@ pub(super) enum OrderJob {
 /// The answer to the variant of the same name.
 pub(super) enum OrderAnswer {
     Create(Box<Created>),
+    Redeem(Box<Redeemed>),
     /// Of `Close`, too.
     Show(Box<Option<OrderState>>),
     List(Vec<OrderState>),
@@ -89,6 +108,9 @@ impl Job for OrderJob {
                 Self::Create(order, by) => {
                     OrderAnswer::Create(Box::new(create(connection, order, by).await?))
                 }
+                Self::Redeem(ticket, by) => {
+                    OrderAnswer::Redeem(Box::new(tickets::redeem(connection, ticket, by).await?))
+                }
                 Self::Close(name, by) => {
                     close(connection, name, by).await?;
                     OrderAnswer::Show(Box::new(show(connection, name).await?))
@@ -113,6 +135,34 @@ async fn create(
     order: &WorkOrder,
     by: &str,
 ) -> Result<Created, sqlx::Error> {
+    let inserted = insert(connection, order, by).await?;
+    if let Inserted::Overdrawn = inserted {
+        return Ok(Created::Overdrawn);
+    }
+    let state = show(connection, &order.name)
+        .await?
+        .ok_or(sqlx::Error::RowNotFound)?;
+    Ok(match inserted {
+        Inserted::New => Created::New(state),
+        _ if state.order == *order => Created::Same(state),
+        _ => Created::Other,
+    })
+}
+
+/// What came of the row of a new order.
+pub(super) enum Inserted {
+    New,
+    /// There is an order of this name.
+    Taken,
+    /// What was issued under this name is more than it orders.
+    Overdrawn,
+}
+
+pub(super) async fn insert(
+    connection: &mut PgConnection,
+    order: &WorkOrder,
+    by: &str,
+) -> Result<Inserted, sqlx::Error> {
     let (first, last) = order.devices.clone().unzip();
     let inserted = sqlx::query(CREATE)
         .bind(&order.name)
@@ -126,17 +176,22 @@ async fn create(
         .bind(by)
         .bind(order.scrap_allowance)
         .bind(order.reworks_max)
-        .execute(&mut *connection)
-        .await?
-        .rows_affected();
-    let state = show(connection, &order.name)
-        .await?
-        .ok_or(sqlx::Error::RowNotFound)?;
-    Ok(match inserted {
-        1 => Created::New(state),
-        _ if state.order == *order => Created::Same(state),
-        _ => Created::Other,
-    })
+        .bind(order.device_pattern.as_ref().map(DevicePattern::as_str))
+        .execute(connection)
+        .await;
+    match inserted {
+        Ok(done) if done.rows_affected() == 1 => Ok(Inserted::New),
+        Ok(_) => Ok(Inserted::Taken),
+        Err(sqlx::Error::Database(error))
+            if matches!(
+                error.constraint(),
+                Some("work_order_quantity" | "work_order_reworks")
+            ) =>
+        {
+            Ok(Inserted::Overdrawn)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 async fn close(connection: &mut PgConnection, name: &str, by: &str) -> Result<(), sqlx::Error> {
@@ -148,7 +203,7 @@ async fn close(connection: &mut PgConnection, name: &str, by: &str) -> Result<()
     Ok(())
 }
 
-async fn show(
+pub(super) async fn show(
     connection: &mut PgConnection,
     name: &str,
 ) -> Result<Option<OrderState>, sqlx::Error> {
@@ -168,6 +223,8 @@ fn state(row: &PgRow) -> Result<OrderState, sqlx::Error> {
         order: order(row)?,
         created: (row.try_get("created_by")?, row.try_get("created_at")?),
         closed: closed_by.zip(closed_at),
+        ticket: ticket(row)?,
+        device_count: row.try_get("device_count")?,
         reserved: row.try_get("reserved")?,
         abandoned: row.try_get("abandoned")?,
         in_progress: row.try_get("in_progress")?,
@@ -179,7 +236,32 @@ fn state(row: &PgRow) -> Result<OrderState, sqlx::Error> {
     })
 }
 
+fn ticket(row: &PgRow) -> Result<Option<TicketMark>, sqlx::Error> {
+    let Some(jti) = row.try_get("jti")? else {
+        return Ok(None);
+    };
+    let sha256: Vec<u8> = row.try_get("sha256")?;
+    let sha256 = sha256
+        .try_into()
+        .map_err(|_| unreadable("sha256", "is not 32 octets"))?;
+    let kid = row.try_get("kid")?;
+    Ok(Some(TicketMark { jti, kid, sha256 }))
+}
+
+pub(super) fn unreadable(column: &str, what: &str) -> sqlx::Error {
+    sqlx::Error::ColumnDecode {
+        index: column.to_owned(),
+        source: what.to_owned().into(),
+    }
+}
+
 fn order(row: &PgRow) -> Result<WorkOrder, sqlx::Error> {
+    let pattern: Option<&str> = row.try_get("device_pattern")?;
+    let device_pattern = pattern
+        .map(|text| {
+            DevicePattern::parse(text).ok_or_else(|| unreadable("device_pattern", "is none"))
+        })
+        .transpose()?;
     let first: Option<String> = row.try_get("device_first")?;
     let last: Option<String> = row.try_get("device_last")?;
     Ok(WorkOrder {
@@ -189,6 +271,7 @@ fn order(row: &PgRow) -> Result<WorkOrder, sqlx::Error> {
         scrap_allowance: row.try_get("scrap_allowance")?,
         reworks_max: row.try_get("reworks_max")?,
         devices: first.zip(last),
+        device_pattern,
         stations: row.try_get("stations")?,
         opens_at: row.try_get("opens_at")?,
         closes_at: row.try_get("closes_at")?,
@@ -197,7 +280,11 @@ fn order(row: &PgRow) -> Result<WorkOrder, sqlx::Error> {
 
 /// The orders that a batch of intents names. Their rows are locked until the transaction ends, so
 /// what they have room for stays true.
-pub(super) struct Locked(HashMap<String, Room>);
+pub(super) struct Locked {
+    rooms: HashMap<String, Room>,
+    /// Whether there is a transaction: only when an order was named.
+    began: bool,
+}
 
 struct Room {
     order: WorkOrder,
@@ -205,6 +292,8 @@ struct Room {
     left: i64,
     /// `None`: as many as the profile allows.
     reworks_left: Option<i64>,
+    /// The batch's devices that are on the order's list. `None`: it has no list.
+    listed: Option<HashSet<String>>,
 }
 
 impl Room {
@@ -225,22 +314,18 @@ impl Locked {
         intents: &[&Intent],
     ) -> Result<Self, sqlx::Error> {
         let mut names: Vec<&str> = intents.iter().filter_map(|i| i.order.as_deref()).collect();
+        let mut rooms: HashMap<String, Room> = HashMap::with_capacity(names.len());
         if names.is_empty() {
-            return Ok(Self(HashMap::new()));
+            let began = false;
+            return Ok(Self { rooms, began });
         }
         names.sort_unstable();
         names.dedup();
         sqlx::raw_sql("BEGIN").execute(&mut *connection).await?;
         let rows = sqlx::query(LOCK)
-            .bind(
-                names
-                    .iter()
-                    .map(|name| (*name).to_owned())
-                    .collect::<Vec<_>>(),
-            )
-            .fetch_all(connection)
+            .bind(names)
+            .fetch_all(&mut *connection)
             .await?;
-        let mut rooms: HashMap<String, Room> = HashMap::with_capacity(names.len());
         for row in &rows {
             let closed: Option<String> = row.try_get("closed_by")?;
             let shut = match (closed, row.try_get("early")?, row.try_get("late")?) {
@@ -249,23 +334,52 @@ impl Locked {
                 (None, false, true) => Some("is past its end"),
                 (None, false, false) => None,
             };
+            let devices: Option<i64> = row.try_get("device_count")?;
             let room = Room {
                 order: order(row)?,
                 shut,
                 left: row.try_get("room")?,
                 reworks_left: row.try_get("reworks_room")?,
+                listed: devices.map(|_| HashSet::new()),
             };
             rooms.insert(room.order.name.clone(), room);
         }
-        Ok(Self(rooms))
+        let mut locked = Self { rooms, began: true };
+        locked.look_up(connection, intents).await?;
+        Ok(locked)
     }
 
-    /// Ends the transaction that [`Self::begin`] began: `named` says whether it did.
-    pub(super) async fn commit(
+    /// Which devices are on the lists; asks nothing where no order has one.
+    async fn look_up(
+        &mut self,
         connection: &mut PgConnection,
-        named: bool,
+        intents: &[&Intent],
     ) -> Result<(), sqlx::Error> {
-        if named {
+        let has_list = |name: &&str| self.rooms.get(*name).is_some_and(|r| r.listed.is_some());
+        let (orders, devices): (Vec<&str>, Vec<&str>) = intents
+            .iter()
+            .filter_map(|i| Some((i.order.as_deref().filter(has_list)?, i.device.as_str())))
+            .unzip();
+        if orders.is_empty() {
+            return Ok(());
+        }
+        let rows = sqlx::query(ON_LIST)
+            .bind(orders)
+            .bind(devices)
+            .fetch_all(connection)
+            .await?;
+        for row in &rows {
+            let room = self.rooms.get_mut(row.try_get::<&str, _>("work_order")?);
+            if let Some(listed) = room.and_then(|room| room.listed.as_mut()) {
+                listed.insert(row.try_get("device")?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the transaction, where there is one.
+    pub(super) async fn commit(self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        if self.began {
             sqlx::raw_sql("COMMIT").execute(connection).await?;
         }
         Ok(())
@@ -297,10 +411,20 @@ impl Locked {
             return Ok(());
         };
         let room = self
-            .0
+            .rooms
             .get(name)
             .ok_or_else(|| OrderRefusal::Unknown(name.clone()))?;
         room.order.admits(intent)?;
+        if let Some(listed) = &room.listed
+            && !listed.contains(&intent.device)
+        {
+            let violation = Violation {
+                rule: "order-device",
+                attribute: None,
+                detail: "the device is not on the order's list".to_owned(),
+            };
+            return Err(OrderRefusal::Mismatch(name.clone(), vec![violation]));
+        }
         if let Some(why) = room.shut {
             return Err(OrderRefusal::Closed(name.clone(), why));
         }
@@ -320,7 +444,11 @@ impl Locked {
 
     /// An intent was stored.
     pub(super) fn count(&mut self, intent: &Intent) {
-        if let Some(room) = intent.order.as_ref().and_then(|name| self.0.get_mut(name)) {
+        if let Some(room) = intent
+            .order
+            .as_ref()
+            .and_then(|name| self.rooms.get_mut(name))
+        {
             match (&intent.rework, &mut room.reworks_left) {
                 (None, _) => room.left -= 1,
                 (Some(_), Some(left)) => *left -= 1,
@@ -330,7 +458,7 @@ impl Locked {
     }
 
     fn has_left(&self, name: &str, rework: bool) -> bool {
-        let room = self.0.get(name);
+        let room = self.rooms.get(name);
         room.is_some_and(|room| room.left(rework).is_none_or(|left| left > 0))
     }
 

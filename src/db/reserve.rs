@@ -177,7 +177,6 @@ impl Job for Reserve {
         let mut stored: HashSet<Uuid> = HashSet::with_capacity(jobs.len());
         let mut refused: HashMap<Uuid, Vec<Prior>> = HashMap::new();
         let mut barred: HashMap<Uuid, OrderRefusal> = HashMap::new();
-        let ordered = open.iter().any(|intent| intent.order.is_some());
         let mut orders = Locked::begin(connection, &open).await?;
         for _ in 0..OFFERS_MAX {
             let (fit, unfit) = orders.part(&open);
@@ -206,7 +205,7 @@ impl Job for Reserve {
                 break;
             }
         }
-        Locked::commit(connection, ordered).await?;
+        orders.commit(connection).await?;
         let answer = |job: &Arc<Self>| {
             if stored.contains(&job.0.id) {
                 return Ok(Reservation::Reserved);

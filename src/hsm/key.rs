@@ -40,7 +40,7 @@ pub(crate) struct Key {
     last_success: AtomicU64,
     sign_seconds: Histogram,
     up: IntGauge,
-    calls: [IntCounter; 3],
+    calls: [IntCounter; 4],
 }
 
 /// How far a key is to be trusted.
@@ -76,6 +76,7 @@ pub(crate) enum Purpose {
     Certificate,
     Challenge,
     Probe,
+    Report,
 }
 
 impl Key {
@@ -97,7 +98,7 @@ impl Key {
             last_success: AtomicU64::new(0),
             sign_seconds: metrics.sign_seconds.with_label_values(&[&config.issuer]),
             up,
-            calls: ["certificate", "challenge", "probe"]
+            calls: ["certificate", "challenge", "probe", "report"]
                 .map(|purpose| metrics.calls.with_label_values(&[purpose])),
             config,
         }

@@ -14,13 +14,18 @@ use actix_web::web::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
 
+use crate::ca::Role;
 use crate::http::certificates;
+use crate::http::orders;
+use crate::http::principal::role;
 use crate::http::problem::Problem;
 use crate::http::problem::Slug;
 
 /// Longest body that is used, in octets.
 const LENGTH_MAX: usize = 64 * 1024;
-/// Longest body that is read to its end for the sake of a clean answer.
+/// The same of an operator's device list: a million identities.
+const LIST_LENGTH_MAX: usize = 32 * 1024 * 1024;
+/// Longest body beyond it that is read to its end for the sake of a clean answer.
 const DISCARD_MAX: usize = 4 * 1024 * 1024;
 /// Time for the body to arrive.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -28,13 +33,15 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// The body of a request, or why there is none that can be used.
 pub struct Body(pub Result<Bytes, Problem>);
 
-/// Takes the request's body.
-pub async fn take(request: &mut ServiceRequest) -> Body {
+/// Takes the body of a request for `route`.
+pub async fn take(request: &mut ServiceRequest, route: &str) -> Body {
+    let is_list = route == orders::DEVICES && role(request.request()) == Some(Role::Operator);
+    let length_max = if is_list { LIST_LENGTH_MAX } else { LENGTH_MAX };
     let payload = request.take_payload();
     if matches!(payload, Payload::None) {
         return Body(Ok(Bytes::new()));
     }
-    let read = tokio::time::timeout(TIMEOUT, read(payload)).await;
+    let read = tokio::time::timeout(TIMEOUT, read(payload, length_max)).await;
     Body(read.unwrap_or_else(|_| {
         Err(Problem::new(
             Slug::RequestTimeout,
@@ -56,7 +63,7 @@ pub(super) fn json<T: DeserializeOwned>(request: &HttpRequest) -> Result<T, Prob
     serde_json::from_slice(&body).map_err(|error| certificates::json_problem(&error))
 }
 
-async fn read(mut payload: Payload) -> Result<Bytes, Problem> {
+async fn read(mut payload: Payload, length_max: usize) -> Result<Bytes, Problem> {
     let mut body = BytesMut::new();
     let mut length = 0;
     while let Some(chunk) = payload.next().await {
@@ -64,15 +71,15 @@ async fn read(mut payload: Payload) -> Result<Bytes, Problem> {
             Problem::new(Slug::MalformedJson, "the body could not be read").with_cause(e)
         })?;
         length += chunk.len();
-        if length > DISCARD_MAX {
+        if length > length_max + DISCARD_MAX {
             break;
         }
-        if length <= LENGTH_MAX {
+        if length <= length_max {
             body.extend_from_slice(&chunk);
         }
     }
-    if length > LENGTH_MAX {
-        let detail = format!("the body is over {LENGTH_MAX} octets");
+    if length > length_max {
+        let detail = format!("the body is over {length_max} octets");
         return Err(Problem::new(Slug::PayloadTooLarge, detail));
     }
     Ok(body.freeze())

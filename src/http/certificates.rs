@@ -337,7 +337,7 @@ pub(super) fn json_problem(error: &serde_json::Error) -> Problem {
 }
 
 /// Text of the caller's, safe to repeat: printable ASCII, at most 200 characters.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars()
         .take(200)
         .map(|c| {

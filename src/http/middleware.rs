@@ -109,7 +109,7 @@ pub async fn around(
     let route = request.match_pattern().unwrap_or_else(|| "none".into());
     let method = request.method().clone();
     let draining = around.flights.draining();
-    let body = body::take(&mut request).await;
+    let body = body::take(&mut request, &route).await;
     request.extensions_mut().insert(body);
 
     let response = if draining {

@@ -1,7 +1,15 @@
 //! `/v1/orders`: create, list, show and close work orders.
 
+pub mod devices;
+pub mod report;
+pub mod ticket;
+
+use std::sync::Arc;
+
+use actix_web::HttpMessage;
 use actix_web::HttpRequest;
 use actix_web::HttpResponse;
+use actix_web::HttpResponseBuilder;
 use actix_web::http::header;
 use actix_web::web::{Data, Path};
 use chrono::{DateTime, Utc};
@@ -11,6 +19,7 @@ use utoipa::ToSchema;
 use crate::ca::Ca;
 use crate::ca::Principal;
 use crate::ca::Role;
+use crate::ca::device_pattern::DevicePattern;
 use crate::ca::order;
 use crate::ca::order::Created;
 use crate::ca::order::OrderState;
@@ -19,12 +28,15 @@ use crate::http::body;
 use crate::http::certificates::note;
 use crate::http::certificates::rfc3339;
 use crate::http::certificates::rfc3339_millis;
+use crate::http::orders::ticket::TicketBody;
 use crate::http::principal::Authenticated;
 use crate::http::problem::Problem;
 use crate::http::problem::ProblemBody;
 use crate::http::problem::Slug;
 use crate::pki::Violation;
 
+/// Where device lists go, the longest bodies there are.
+pub(super) const DEVICES: &str = "/v1/orders/{name}/devices";
 /// Largest quantity.
 const QUANTITY_MAX: i64 = 1_000_000_000;
 /// Most stations an order may name.
@@ -54,6 +66,8 @@ struct NewOrderBody {
     device_first: Option<String>,
     /// Last device identity.
     device_last: Option<String>,
+    /// What a device identity looks like, a character each: `#` digit, `@` letter, `?` any, `\` the next one itself.
+    device_pattern: Option<String>,
     /// Stations that may book on it; without it, all.
     #[serde(default)]
     stations: Vec<String>,
@@ -102,12 +116,18 @@ pub struct OrderBody {
     device_first: Option<String>,
     /// Last device identity.
     device_last: Option<String>,
+    /// What a device identity looks like; null: anything.
+    device_pattern: Option<String>,
+    /// Identities on its device list; null: it has none.
+    device_count: Option<i64>,
     /// Stations that may book on it; empty: all.
     stations: Vec<String>,
     /// RFC 3339.
     opens_at: Option<String>,
     /// RFC 3339.
     closes_at: Option<String>,
+    /// The signed ticket it came by; null: it was created here.
+    ticket: Option<TicketBody>,
     /// Who created it.
     created_by: String,
     /// RFC 3339, database time.
@@ -150,23 +170,58 @@ pub async fn create(
     who: Authenticated,
     ca: Data<Ca>,
 ) -> Result<HttpResponse, Problem> {
-    note(&request, &who.0, "");
-    let principal = who.require(&[Role::Operator])?;
+    let operator = operator(&request, who)?;
+    if ca.tickets.required {
+        return Err(Problem::new(
+            Slug::TicketRequired,
+            "work orders come by ticket only here: POST /v1/orders/tickets",
+        ));
+    }
     let order = accepted(body::json(&request)?, &ca)?;
-    let (mut response, state) = match ca.orders.create(order, principal.name.clone()).await? {
-        Created::New(state) => (HttpResponse::Created(), state),
-        Created::Same(state) => (HttpResponse::Ok(), state),
-        Created::Other => {
-            return Err(Problem::new(
-                Slug::OrderExists,
-                "there is a work order of this name with another content; orders are never changed",
-            ));
-        }
-    };
+    match ca.orders.create(order, operator.name.clone()).await? {
+        Created::New(state) => Ok(kept(HttpResponse::Created(), state)),
+        Created::Same(state) => Ok(kept(HttpResponse::Ok(), state)),
+        Created::Other => Err(Problem::new(
+            Slug::OrderExists,
+            "there is a work order of this name with another content; orders are never changed",
+        )),
+        Created::Overdrawn => Err(overdrawn()),
+    }
+}
+
+/// The answer to whoever created an order.
+fn kept(mut response: HttpResponseBuilder, state: OrderState) -> HttpResponse {
     // `is_name` leaves nothing in it that would mean something else in an address.
     let address = format!("/v1/orders/{}", state.order.name);
     response.insert_header((header::LOCATION, address));
-    Ok(response.json(OrderBody::from(state)))
+    response.json(OrderBody::from(state))
+}
+
+fn overdrawn() -> Problem {
+    Problem::new(
+        Slug::OrderExhausted,
+        "more was issued under this name, before there was such an order, than the order allows",
+    )
+}
+
+/// The operator who asks, named on the log line; nobody else may.
+fn operator(request: &HttpRequest, who: Authenticated) -> Result<Arc<Principal>, Problem> {
+    note(request, &who.0, "");
+    who.require(&[Role::Operator])
+}
+
+/// The body's media type, which must be one of these, and plain.
+fn media_type(request: &HttpRequest, accepted: &[&'static str]) -> Result<&'static str, Problem> {
+    let plain = !request.headers().contains_key(header::CONTENT_ENCODING);
+    let found = accepted
+        .iter()
+        .find(|accepted| **accepted == request.content_type());
+    found.filter(|_| plain).copied().ok_or_else(|| {
+        Problem::new(
+            Slug::UnsupportedMediaType,
+            format!("send {} without Content-Encoding", accepted.join(" or ")),
+        )
+    })
 }
 
 /// Work orders by name. A station sees those it may book on.
@@ -263,12 +318,8 @@ pub async fn close(
     path: Path<String>,
     ca: Data<Ca>,
 ) -> Result<HttpResponse, Problem> {
-    note(&request, &who.0, "");
-    let principal = who.require(&[Role::Operator])?;
-    let closed = ca
-        .orders
-        .close(named(path)?, principal.name.clone())
-        .await?;
+    let operator = operator(&request, who)?;
+    let closed = ca.orders.close(named(path)?, operator.name.clone()).await?;
     Ok(HttpResponse::Ok().json(OrderBody::from(closed.ok_or_else(not_here)?)))
 }
 
@@ -289,6 +340,32 @@ fn not_here() -> Problem {
 fn sees(principal: &Principal, state: &OrderState) -> bool {
     let stations = &state.order.stations;
     principal.role != Role::Station || stations.is_empty() || stations.contains(&principal.name)
+}
+
+/// Whether a device could have this identity.
+fn is_device(text: &str) -> bool {
+    (1..=DEVICE_LENGTH_MAX).contains(&text.len())
+        && text.bytes().all(|b| (0x20..=0x7e).contains(&b))
+}
+
+/// A range of device identities, where both ends are there.
+fn range(
+    first: Option<String>,
+    last: Option<String>,
+) -> Result<Option<(String, String)>, &'static str> {
+    match (first, last) {
+        (None, None) => Ok(None),
+        (Some(first), Some(last)) => {
+            let one_length = first.len() == last.len();
+            if is_device(&first) && is_device(&last) && one_length && first <= last {
+                return Ok(Some((first, last)));
+            }
+            Err(
+                "first and last must be printable ASCII of one length, the first not above the last",
+            )
+        }
+        _ => Err("device_first and device_last come together"),
+    }
 }
 
 /// An order that can be kept, or everything that is wrong with it.
@@ -334,31 +411,20 @@ fn accepted(body: NewOrderBody, ca: &Ca) -> Result<WorkOrder, Problem> {
             );
         }
     }
-    let devices = match (body.device_first, body.device_last) {
-        (None, None) => None,
-        (Some(first), Some(last)) => {
-            let fits = (1..=DEVICE_LENGTH_MAX).contains(&first.len())
-                && first.len() == last.len()
-                && first
-                    .bytes()
-                    .chain(last.bytes())
-                    .all(|b| (0x20..=0x7e).contains(&b));
-            if !fits || first > last {
-                wrong(
-                    "devices",
-                    "first and last must be printable ASCII of one length, the first not above the last".to_owned(),
-                );
-            }
-            Some((first, last))
-        }
-        _ => {
-            wrong(
-                "devices",
-                "device_first and device_last come together".to_owned(),
-            );
-            None
-        }
-    };
+    let devices = range(body.device_first, body.device_last).unwrap_or_else(|fault| {
+        wrong("devices", fault.to_owned());
+        None
+    });
+    let device_pattern = body
+        .device_pattern
+        .as_deref()
+        .and_then(DevicePattern::parse);
+    if body.device_pattern.is_some() && device_pattern.is_none() {
+        wrong(
+            "device_pattern",
+            "1 to 256 printable ASCII characters; `\\` is never the last".to_owned(),
+        );
+    }
     // What the database keeps is what was sent: the same request is then the same order.
     let whole = |time: &DateTime<Utc>| time.timestamp_subsec_nanos() == 0;
     if !body.opens_at.iter().chain(&body.closes_at).all(whole) {
@@ -385,6 +451,7 @@ fn accepted(body: NewOrderBody, ca: &Ca) -> Result<WorkOrder, Problem> {
         scrap_allowance: body.scrap_allowance,
         reworks_max: body.reworks_max,
         devices,
+        device_pattern,
         stations: body.stations,
         opens_at: body.opens_at,
         closes_at: body.closes_at,
@@ -416,9 +483,12 @@ impl From<OrderState> for OrderBody {
             live,
             device_first,
             device_last,
+            device_pattern: order.device_pattern.map(|p| p.as_str().to_owned()),
+            device_count: state.device_count,
             stations: order.stations,
             opens_at: order.opens_at.map(rfc3339),
             closes_at: order.closes_at.map(rfc3339),
+            ticket: state.ticket.map(TicketBody::from),
             created_by,
             created_at: rfc3339_millis(created_at),
             closed_by,

@@ -113,6 +113,11 @@ impl FromRequest for Authenticated {
     }
 }
 
+/// The role of who asks, where it is somebody.
+pub(super) fn role(request: &HttpRequest) -> Option<Role> {
+    authenticate(request).ok().map(|who| who.0.role)
+}
+
 fn authenticate(request: &HttpRequest) -> Result<Authenticated, Problem> {
     let Some(peer) = request.conn_data::<PeerKey>() else {
         return Err(Problem::new(

@@ -16,6 +16,7 @@ use crate::ca::SignerFault;
 use crate::ca::error::IssueError;
 use crate::ca::life::LifeError;
 use crate::ca::order::OrderRefusal;
+use crate::ca::report::ReportError;
 use crate::ca::rework::ReworkError;
 use crate::ca::station::EnrolError;
 use crate::pki::Violation;
@@ -55,6 +56,7 @@ slugs! {
     InvalidParameter = "invalid-parameter", BAD_REQUEST, "A parameter of the address is not valid";
     MalformedCsr = "malformed-csr", BAD_REQUEST, "The certification request is malformed";
     InvalidIdempotencyKey = "invalid-idempotency-key", BAD_REQUEST, "The idempotency key is not valid";
+    TicketMalformed = "ticket-malformed", BAD_REQUEST, "The ticket is malformed";
     ClientCertificateRequired = "client-certificate-required", UNAUTHORIZED, "A client certificate is required";
     Forbidden = "forbidden", FORBIDDEN, "The role does not allow this";
     StationUnknown = "station-unknown", FORBIDDEN, "The client certificate belongs to nobody known";
@@ -65,6 +67,7 @@ slugs! {
     ReworkLimit = "rework-limit", FORBIDDEN, "No more reworks are allowed";
     EnrolmentRefused = "enrolment-refused", FORBIDDEN, "The enrolment code is not good";
     ApprovalRequired = "approval-required", FORBIDDEN, "Another administrator has to approve it";
+    TicketRequired = "ticket-required", FORBIDDEN, "Work orders come by ticket only";
     NotFound = "not-found", NOT_FOUND, "There is nothing here";
     MethodNotAllowed = "method-not-allowed", METHOD_NOT_ALLOWED, "The method is not allowed here";
     NotAcceptable = "not-acceptable", NOT_ACCEPTABLE, "None of the accepted media types can be served";
@@ -74,6 +77,10 @@ slugs! {
     RequestInProgress = "request-in-progress", CONFLICT, "The same request is still being worked on";
     OrderExists = "order-exists", CONFLICT, "Another work order has this name";
     StationExists = "station-exists", CONFLICT, "Somebody else has this name";
+    TicketReplayed = "ticket-replayed", CONFLICT, "Another ticket of this number was used";
+    TicketWidened = "ticket-widened", CONFLICT, "The ticket would change a work order";
+    OrderOpen = "order-open", CONFLICT, "The work order is not closed";
+    DeviceListLate = "device-list-late", CONFLICT, "The work order takes no device list any more";
     ReworkConflict = "rework-conflict", CONFLICT, "The rework does not fit the device's state";
     Gone = "gone", GONE, "It is no longer here";
     PayloadTooLarge = "payload-too-large", PAYLOAD_TOO_LARGE, "The body is too large";
@@ -82,6 +89,9 @@ slugs! {
     UnknownOrder = "unknown-order", UNPROCESSABLE_ENTITY, "There is no such work order";
     OrderRequired = "order-required", UNPROCESSABLE_ENTITY, "The profile is made to order only";
     OrderMismatch = "order-mismatch", UNPROCESSABLE_ENTITY, "The device is not what was ordered";
+    TicketSignatureInvalid = "ticket-signature-invalid", UNPROCESSABLE_ENTITY, "Nobody trusted signed the ticket";
+    TicketAudience = "ticket-audience", UNPROCESSABLE_ENTITY, "The ticket is for another site";
+    TicketExpired = "ticket-expired", UNPROCESSABLE_ENTITY, "The ticket is not good at this time";
     CsrSignatureInvalid = "csr-signature-invalid", UNPROCESSABLE_ENTITY, "The certification request's signature does not verify";
     CsrSignatureAlgorithm = "csr-signature-algorithm", UNPROCESSABLE_ENTITY, "The certification request's signature algorithm is not accepted";
     CsrAttributeNotAllowed = "csr-attribute-not-allowed", UNPROCESSABLE_ENTITY, "The certification request has an attribute that is not accepted";
@@ -331,6 +341,25 @@ impl From<EnrolError> for Problem {
             EnrolError::Request(_) => Self::new(Slug::SubjectMismatch, detail),
             EnrolError::KeyTaken => Self::new(Slug::PublicKeyAlreadyCertified, detail),
             EnrolError::Issue(error) => error.into(),
+        }
+    }
+}
+
+impl From<ReportError> for Problem {
+    fn from(error: ReportError) -> Self {
+        let detail = error.to_string();
+        match error {
+            ReportError::NotFound | ReportError::NoKey => Self::new(Slug::NotFound, detail),
+            ReportError::Open => Self::new(Slug::OrderOpen, detail),
+            ReportError::InProgress(_) => Self::new(Slug::RequestInProgress, detail),
+            ReportError::Signer(fault) => fault.into(),
+            ReportError::Ledger(fault) => fault.into(),
+            ReportError::WrongSignature => Self::new(
+                Slug::HsmUnavailable,
+                "the HSM is being checked; nothing was released",
+            )
+            .with_cause(detail),
+            ReportError::Encoding(_) => internal(detail),
         }
     }
 }

@@ -29,6 +29,12 @@ pub fn certification_request(der: &[u8]) -> String {
     encode("CERTIFICATE REQUEST", der)
 }
 
+/// A `SubjectPublicKeyInfo` as PEM, lines of 64, ending in a newline.
+#[must_use]
+pub fn public_key(spki: &[u8]) -> String {
+    encode("PUBLIC KEY", spki)
+}
+
 fn encode(label: &str, der: &[u8]) -> String {
     let base64 = STANDARD.encode(der);
     let mut text = format!("-----BEGIN {label}-----\n");

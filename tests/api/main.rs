@@ -13,6 +13,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod device_lists;
 mod devices;
 mod documents;
 mod issue;
@@ -21,7 +22,9 @@ mod life;
 mod orders;
 mod principals;
 mod refusals;
+mod reports;
 mod roles;
 mod search;
 mod stations;
+mod tickets;
 mod verification;

@@ -22,6 +22,7 @@ mod help;
 mod issuer;
 mod jitp;
 mod kit;
+mod orders;
 mod secrets;
 mod verification;
 

@@ -182,6 +182,7 @@ pub async fn order(ledger: &PgLedger, name: &str, profile: &str, quantity: i64) 
         scrap_allowance: 0,
         reworks_max: None,
         devices: None,
+        device_pattern: None,
         stations: Vec::new(),
         opens_at: None,
         closes_at: None,

@@ -233,6 +233,7 @@ async fn an_order_counts_each_status_and_its_scrap_allowance_gives_places_back()
         scrap_allowance: 1,
         reworks_max: Some(1),
         devices: None,
+        device_pattern: None,
         stations: Vec::new(),
         opens_at: None,
         closes_at: None,

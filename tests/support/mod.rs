@@ -6,4 +6,5 @@ pub mod device;
 pub mod fault_module;
 pub mod faults;
 pub mod http;
+pub mod ticket;
 pub mod world;

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use openssl::pkey::PKey;
 use openssl::x509::X509;
 use secrecy::SecretString;
 
@@ -15,6 +16,7 @@ use crate::cli::dev::postgres::Postgres;
 use crate::cli::dev::tls::Authority;
 use crate::cli::dev::tls::write_private;
 use crate::cli::issuer;
+use crate::cli::order::report_key;
 use crate::config::RawConfig;
 use crate::db;
 use crate::hsm;
@@ -27,6 +29,8 @@ const OWNER: &str = "certfactory_owner";
 const SERVICE: &str = "certfactory";
 /// The token.
 const TOKEN_LABEL: &str = "certfactory-dev";
+/// The site's name, as tickets name it.
+const SITE: &str = "dev";
 /// One client of each role.
 const CLIENTS: [(&str, Role); 4] = [
     ("station-01", Role::Station),
@@ -91,6 +95,7 @@ impl World {
             "tls",
             "clients",
             "issuers",
+            "head-office",
             "profiles",
             "softhsm/tokens",
             "log",
@@ -132,7 +137,9 @@ impl World {
         self.write_configuration()?;
         self.make_token()?;
         self.make_issuers()?;
+        self.make_report_key()?;
         self.make_tls()?;
+        self.make_ticket_key()?;
         self.make_database()
     }
 
@@ -169,6 +176,18 @@ SOFTHSM2_CONF = "{softhsm}"
 {issuers}
 [stations]
 issuer = "{STATIONS}"
+
+[site]
+id = "{SITE}"
+
+[site.report_key]
+hsm = "softhsm"
+key_label = "report"
+public_key = "head-office/report.pem"
+
+[[ticket_key]]
+kid = "head-office"
+public_key = "head-office/ticket.pem"
 
 [issuance]
 profiles = "profiles"
@@ -247,6 +266,27 @@ profiles = "profiles"
         let stations = std::fs::read_to_string(self.dir.join(format!("issuers/{STATIONS}.pem")))?;
         if !anchors.contains(&stations) {
             std::fs::write(tls.join("clients-ca.pem"), anchors + &stations)?;
+        }
+        Ok(())
+    }
+
+    fn make_report_key(&self) -> anyhow::Result<()> {
+        if self.dir.join("head-office/report.pem").exists() {
+            return Ok(());
+        }
+        report_key::make(&RawConfig::read(&self.dir.join("config.toml"))?)
+    }
+
+    /// The key that head office signs work orders with; in a real world it is nowhere near.
+    fn make_ticket_key(&self) -> anyhow::Result<()> {
+        let directory = self.dir.join("head-office");
+        if !directory.join("ticket.pem").exists() {
+            let key = PKey::generate_ed25519()?;
+            write_private(
+                &directory.join("ticket.key"),
+                &key.private_key_to_pem_pkcs8()?,
+            )?;
+            std::fs::write(directory.join("ticket.pem"), key.public_key_to_pem()?)?;
         }
         Ok(())
     }
