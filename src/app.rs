@@ -1,5 +1,7 @@
 //! Composition root: `Config` → running service. The order of start and of shutdown is here.
 
+mod listener;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,11 +9,9 @@ use std::time::{Duration, Instant};
 use actix_web::App as Actix;
 use actix_web::HttpServer;
 use actix_web::dev::ServerHandle;
-use actix_web::middleware::from_fn;
 use actix_web::web::Data;
 use anyhow::Context;
 use chrono::{DateTime, Utc};
-use openssl::ssl::{SslAcceptor, SslAcceptorBuilder, SslFiletype, SslMethod, SslVerifyMode};
 use prometheus::Registry;
 use secrecy::{ExposeSecret, SecretString};
 
@@ -33,15 +33,16 @@ use crate::config::decode_hex;
 use crate::db;
 use crate::hsm;
 use crate::http;
-use crate::http::certificates::Deadline;
-use crate::http::limits::Limits;
 use crate::http::middleware::Around;
 use crate::http::middleware::Flights;
 use crate::http::principal::Principals;
+use crate::http::tls::Tls;
+use crate::http::tls::TlsFiles;
 use crate::metrics::HsmMetrics;
 use crate::metrics::HttpMetrics;
 use crate::metrics::IssuanceMetrics;
 use crate::metrics::LedgerMetrics;
+use crate::metrics::TlsMetrics;
 use crate::pki::key_policy::SignatureAlgorithm;
 use crate::pki::report;
 
@@ -53,6 +54,8 @@ const RECOUNT_EVERY: Duration = Duration::from_secs(10);
 const RECOVER_EVERY: Duration = Duration::from_millis(500);
 /// How often the service's clock is held against the database's.
 const COMPARE_CLOCKS_EVERY: Duration = Duration::from_secs(1);
+/// How often the TLS files are looked at.
+const TLS_FILES_EVERY: Duration = Duration::from_secs(10);
 /// Time for requests in flight to be answered at shutdown.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// How long keep-alive connections are told to close before the listener does.
@@ -73,6 +76,7 @@ pub struct App {
     ca: Arc<Ca>,
     hsm: Arc<hsm::Hsm>,
     flights: Arc<Flights>,
+    tls: Arc<Tls>,
     servers: Vec<ServerHandle>,
     /// Where the API listens.
     pub api: SocketAddr,
@@ -93,7 +97,7 @@ impl App {
         let clock = Arc::new(SystemClock);
 
         let database = database_config(&config)?;
-        db::check::startup(&database, clock.as_ref()).await?;
+        db::check::startup(&database, clock.as_ref(), config.clock_difference_max).await?;
         let ledger =
             db::ledger::PgLedger::start(&database, &Arc::new(LedgerMetrics::new(&registry)?))?;
         let archive = Arc::new(db::archive::PgArchive::new(&database)?);
@@ -145,8 +149,8 @@ impl App {
             }),
             ledger: ledger as Arc<dyn Ledger>,
             archive: archive as Arc<dyn Archive>,
+            clock_watch: ClockWatch::new(config.clock_difference_max, clock.now()),
             clock,
-            clock_watch: ClockWatch::default(),
             metrics: issuance.clone(),
         });
 
@@ -168,13 +172,17 @@ impl App {
             http: http_metrics,
             issuance,
         });
-        let (api, api_handle) = serve_api(&config, &ca, principals, around)?;
+        let metrics = TlsMetrics::new(&registry)?;
+        let tls = Arc::new(Tls::load(tls_files(&config), ca.clock.now(), metrics)?);
+        tokio::spawn(keep_tls_files(ca.clone(), tls.clone()));
+        let (api, api_handle) = listener::serve(&config, &ca, principals, around, &tls)?;
         let (operations, operations_handle) = serve_operations(&config, &ca, registry, &flights)?;
         tracing::info!(%api, %operations, version = env!("CARGO_PKG_VERSION"), "listening");
         Ok(Self {
             ca,
             hsm,
             flights,
+            tls,
             servers: vec![api_handle, operations_handle],
             api,
             operations,
@@ -198,6 +206,11 @@ impl App {
         }
     }
 
+    /// Takes the TLS files into use when they changed; what is wrong is in the log.
+    pub fn reload(&self) {
+        self.tls.reload(self.ca.clock.now());
+    }
+
     /// Answers or cleanly refuses what is in flight, then stops.
     pub async fn stop(self) {
         self.flights.drain();
@@ -215,49 +228,6 @@ impl App {
             .ok();
         tracing::info!(in_flight = self.flights.in_flight(), "stopped");
     }
-}
-
-fn serve_api(
-    config: &Config,
-    ca: &Arc<Ca>,
-    principals: Data<Principals>,
-    around: Data<Around>,
-) -> anyhow::Result<(SocketAddr, ServerHandle)> {
-    let ca = Data::from(ca.clone());
-    let deadline = Data::new(Deadline(config.deadline));
-    let limits = Data::new(Limits::new(config.raw.limits.station_requests_per_second));
-    let server = HttpServer::new(move || {
-        Actix::new()
-            .app_data(ca.clone())
-            .app_data(deadline.clone())
-            .app_data(principals.clone())
-            .app_data(limits.clone())
-            .app_data(around.clone())
-            .wrap(from_fn(http::middleware::around))
-            .configure(http::api)
-    });
-    let section = &config.raw.http;
-    let server = server
-        .workers(if section.workers == 0 {
-            std::thread::available_parallelism().map_or(2, usize::from)
-        } else {
-            section.workers
-        })
-        .max_connections(section.connections_max)
-        .client_request_timeout(Duration::from_secs(10))
-        .client_disconnect_timeout(Duration::from_secs(1))
-        .tls_handshake_timeout(Duration::from_secs(5))
-        .keep_alive(Duration::from_secs(75))
-        .shutdown_timeout(2)
-        .disable_signals()
-        .on_connect(http::principal::remember_peer)
-        .bind_openssl(section.listen, tls_acceptor(config)?)
-        .with_context(|| format!("listening on {}", section.listen))?;
-    let address = server.addrs().first().copied().unwrap_or(section.listen);
-    let server = server.run();
-    let handle = server.handle();
-    tokio::spawn(server);
-    Ok((address, handle))
 }
 
 fn serve_operations(
@@ -292,31 +262,6 @@ fn serve_operations(
     Ok((address, handle))
 }
 
-/// TLS 1.2 and 1.3; a client certificate is asked for, and one that does not verify ends the handshake.
-fn tls_acceptor(config: &Config) -> anyhow::Result<SslAcceptorBuilder> {
-    let section = &config.raw.http;
-    let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server())?;
-    acceptor
-        .set_certificate_chain_file(&section.certificate)
-        .with_context(|| section.certificate.display().to_string())?;
-    acceptor
-        .set_private_key_file(&section.private_key, SslFiletype::PEM)
-        .with_context(|| section.private_key.display().to_string())?;
-    acceptor
-        .check_private_key()
-        .context("http.private_key does not belong to http.certificate")?;
-    acceptor
-        .set_ca_file(&section.client_ca)
-        .with_context(|| section.client_ca.display().to_string())?;
-    acceptor.set_client_ca_list(openssl::x509::X509Name::load_client_ca_file(
-        &section.client_ca,
-    )?);
-    acceptor.set_verify(SslVerifyMode::PEER);
-    // Without it a resumed session with a client certificate is refused (alert 80).
-    acceptor.set_session_id_context(b"certfactory")?;
-    Ok(acceptor)
-}
-
 async fn keep_principals(watch: Arc<dyn Archive>, principals: Data<Principals>) {
     loop {
         tokio::time::sleep(PRINCIPALS_EVERY).await;
@@ -343,6 +288,13 @@ async fn keep_recounting(ca: Arc<Ca>) {
     }
 }
 
+async fn keep_tls_files(ca: Arc<Ca>, tls: Arc<Tls>) {
+    loop {
+        tokio::time::sleep(TLS_FILES_EVERY).await;
+        tls.reload(ca.clock.now());
+    }
+}
+
 async fn keep_recovering(ca: Arc<Ca>) {
     loop {
         match ca.recover().await {
@@ -357,6 +309,17 @@ fn register_process_metrics(registry: &Registry) -> prometheus::Result<()> {
     registry.register(Box::new(
         prometheus::process_collector::ProcessCollector::for_self(),
     ))
+}
+
+/// The API's TLS files.
+#[must_use]
+pub fn tls_files(config: &Config) -> TlsFiles {
+    let section = &config.raw.http;
+    TlsFiles {
+        certificate: section.certificate.clone(),
+        private_key: section.private_key.clone(),
+        client_ca: section.client_ca.clone(),
+    }
 }
 
 /// The ledger's connection settings.

@@ -328,11 +328,20 @@ pub trait Archive: Send + Sync {
         cursor: Option<Uuid>,
     ) -> PortFuture<'_, Result<Page, LedgerFault>>;
 
-    /// The database's time.
-    fn now(&self) -> PortFuture<'_, Result<DateTime<Utc>, LedgerFault>>;
+    /// What time the database has.
+    fn time(&self) -> PortFuture<'_, Result<DatabaseTime, LedgerFault>>;
 
     /// All principals that have a key, one entry a key.
     fn principals(&self) -> PortFuture<'_, Result<Vec<Principal>, LedgerFault>>;
+}
+
+/// The database's time.
+#[derive(Clone, Copy, Debug)]
+pub struct DatabaseTime {
+    /// Of its clock.
+    pub now: DateTime<Utc>,
+    /// When the ledger's newest outcome was recorded; `None` while there is none.
+    pub newest_record: Option<DateTime<Utc>>,
 }
 
 /// Which kinds of certificate a search finds.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use openssl::x509::X509;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
@@ -68,6 +69,12 @@ pub struct HttpSection {
     /// Connections at a time, of each worker; more wait in the kernel's queue.
     #[serde(default = "default_connections_max")]
     pub connections_max: usize,
+    /// Connections at a time from one address; one more is closed at once.
+    #[serde(default = "default_connections_per_address_max")]
+    pub connections_per_address_max: usize,
+    /// TLS handshakes a second, in all; more wait their turn.
+    #[serde(default = "default_handshakes_per_second_max")]
+    pub handshakes_per_second_max: u32,
     /// Worker threads; 0 is one a core.
     #[serde(default)]
     pub workers: usize,
@@ -75,6 +82,14 @@ pub struct HttpSection {
 
 fn default_connections_max() -> usize {
     4096
+}
+
+fn default_connections_per_address_max() -> usize {
+    256
+}
+
+fn default_handshakes_per_second_max() -> u32 {
+    200
 }
 
 /// `[operations]`
@@ -222,6 +237,9 @@ pub struct IssuanceSection {
     pub instance: u8,
     /// When a request is answered, whatever the neighbours do.
     pub deadline_ms: u64,
+    /// How far the clocks of this machine, of the database and of the last record may be apart;
+    /// beyond it nothing is issued.
+    pub clock_difference_max_ms: u64,
 }
 
 impl Default for IssuanceSection {
@@ -230,6 +248,7 @@ impl Default for IssuanceSection {
             profiles: PathBuf::from("profiles"),
             instance: 1,
             deadline_ms: 5_000,
+            clock_difference_max_ms: 5_000,
         }
     }
 }
@@ -312,6 +331,8 @@ pub struct Config {
     pub instance: InstanceByte,
     /// See [`IssuanceSection::deadline_ms`].
     pub deadline: Duration,
+    /// See [`IssuanceSection::clock_difference_max_ms`].
+    pub clock_difference_max: TimeDelta,
 }
 
 /// Everything that is wrong with the configuration, a line each; never a secret.
@@ -414,6 +435,7 @@ impl Config {
         match instance {
             Some(instance) if faults.is_empty() => {
                 let deadline = Duration::from_millis(raw.issuance.deadline_ms);
+                let apart = Duration::from_millis(raw.issuance.clock_difference_max_ms);
                 Ok(Self {
                     raw,
                     issuers,
@@ -424,6 +446,7 @@ impl Config {
                     database_password,
                     instance,
                     deadline,
+                    clock_difference_max: TimeDelta::from_std(apart).unwrap_or_default(),
                 })
             }
             _ => {
@@ -473,6 +496,15 @@ fn check(raw: &RawConfig, faults: &mut Vec<String>) {
     }
     if raw.limits.station_requests_per_second == Some(0) {
         faults.push("limits.station_requests_per_second: must be 1 or more".into());
+    }
+    if !(100..=60_000).contains(&raw.issuance.clock_difference_max_ms) {
+        faults.push("issuance.clock_difference_max_ms: must be 100 to 60000".into());
+    }
+    if raw.http.connections_per_address_max == 0 || raw.http.handshakes_per_second_max == 0 {
+        faults.push(
+            "http: connections_per_address_max and handshakes_per_second_max must be 1 or more"
+                .into(),
+        );
     }
     unique("hsm", raw.hsm.iter().map(|h| &h.name), faults);
     unique("issuer", raw.issuer.iter().map(|i| &i.name), faults);

@@ -4,6 +4,7 @@ pub mod body;
 pub mod certificates;
 pub mod devices;
 pub mod documents;
+pub mod door;
 pub mod issuers;
 pub mod jitp;
 pub mod limits;
@@ -13,6 +14,7 @@ pub mod orders;
 pub mod principal;
 pub mod problem;
 pub mod stations;
+pub mod tls;
 
 use std::future::ready;
 

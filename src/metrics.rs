@@ -2,8 +2,8 @@
 //! the help text is the documentation. Labels are closed sets: never a serial, never a device.
 
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    core::Collector,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, core::Collector,
 };
 
 /// Seconds, from a quarter of a millisecond to ten seconds.
@@ -217,6 +217,8 @@ impl LedgerMetrics {
 pub struct HttpMetrics {
     /// `certfactory_http_request_seconds{route,method,status}`
     pub seconds: HistogramVec,
+    /// `certfactory_http_connections_refused_total`
+    pub connections_refused: IntCounter,
 }
 
 impl HttpMetrics {
@@ -229,6 +231,42 @@ impl HttpMetrics {
                 "Time from request head to response head.",
                 SECONDS,
                 &["route", "method", "status"],
+            )?,
+            connections_refused: registered(
+                r,
+                IntCounter::new(
+                    "certfactory_http_connections_refused_total",
+                    "Connections closed at once: their address held as many as it may.",
+                ),
+            )?,
+        })
+    }
+}
+
+/// The service's TLS files.
+pub struct TlsMetrics {
+    /// `certfactory_tls_not_after_seconds{file}`: `certificate`, `client_ca`
+    pub not_after: IntGaugeVec,
+    /// `certfactory_tls_files_refused`
+    pub files_refused: IntGauge,
+}
+
+impl TlsMetrics {
+    /// Registers the metrics of the TLS files.
+    pub fn new(r: &Registry) -> prometheus::Result<Self> {
+        Ok(Self {
+            not_after: gauges(
+                r,
+                "certfactory_tls_not_after_seconds",
+                "End of validity of what is in use, Unix time; client_ca: of the valid trust anchor that ends first.",
+                &["file"],
+            )?,
+            files_refused: registered(
+                r,
+                IntGauge::new(
+                    "certfactory_tls_files_refused",
+                    "1 while the TLS files on disk were refused and earlier ones are in use.",
+                ),
             )?,
         })
     }

@@ -173,3 +173,25 @@ fn nothing_is_left_undone() {
         }
     }
 }
+
+/// `tests/FAULTS.md` names tests as `file::module::name`, or `library::path::name`; each of them exists.
+#[test]
+fn the_table_of_faults_names_tests_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let table = fs::read_to_string(root.join("tests/FAULTS.md")).unwrap();
+    let mut named = 0;
+    for word in table.split('`').skip(1).step_by(2) {
+        let Some((module, name)) = word.rsplit_once("::") else {
+            continue;
+        };
+        named += 1;
+        let path = match module.strip_prefix("library::") {
+            Some(module) => root.join(format!("src/{}.rs", module.replace("::", "/"))),
+            None => root.join(format!("tests/{}.rs", module.replace("::", "/"))),
+        };
+        let text =
+            fs::read_to_string(&path).unwrap_or_else(|e| panic!("{word}: {}: {e}", path.display()));
+        assert!(text.contains(&format!("fn {name}(")), "no test {word}");
+    }
+    assert!(named > 40, "the table was not found");
+}

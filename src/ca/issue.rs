@@ -249,8 +249,7 @@ impl Ca {
         issuer: &Issuer,
         rule: impl FnOnce(DateTime<Utc>) -> Result<Validity, ValidityFault>,
     ) -> Result<(DateTime<Utc>, Validity), IssueError> {
-        self.clock_trusted().map_err(IssueError::ClockUntrusted)?;
-        let now = self.clock.now();
+        let now = self.clock_trusted().map_err(IssueError::ClockUntrusted)?;
         let validity = rule(now).map_err(|fault| match fault {
             ValidityFault::IssuerNotValid => IssueError::IssuerExpired(issuer.name.clone()),
             ValidityFault::BeyondIssuer(_) => IssueError::Validity(fault),

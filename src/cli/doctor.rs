@@ -1,4 +1,4 @@
-//! `doctor`: looks at configuration, database and HSM, and says what is wrong and where.
+//! `doctor`: looks at configuration, TLS files, database and HSM, and says what is wrong and where.
 
 use std::time::Duration;
 
@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::app;
 use crate::app::SystemClock;
+use crate::ca::Clock;
 use crate::ca::Signer;
 use crate::cli::Failure;
 use crate::cli::Global;
@@ -13,7 +14,9 @@ use crate::cli::Outcome;
 use crate::config::Config;
 use crate::db;
 use crate::hsm;
+use crate::http::tls::Tls;
 use crate::metrics::HsmMetrics;
+use crate::metrics::TlsMetrics;
 
 /// Time for a token to open and prove its keys.
 const HSM_TIMEOUT: Duration = Duration::from_secs(10);
@@ -50,6 +53,7 @@ pub fn run(global: &Global) -> Outcome {
             config.profiles.len()
         )),
     )];
+    findings.push(tls(&config)?);
     findings.push(database(&config)?);
     findings.extend(hsm(&config)?);
     let sound = findings.iter().all(|finding| finding.ok);
@@ -70,9 +74,21 @@ pub fn run(global: &Global) -> Outcome {
     }
 }
 
+fn tls(config: &Config) -> anyhow::Result<Finding> {
+    let metrics = TlsMetrics::new(&prometheus::Registry::new())?;
+    let loaded = Tls::load(app::tls_files(config), SystemClock.now(), metrics);
+    Ok(Finding::new(
+        "tls",
+        loaded
+            .map(|_| "certificate, key and clients' trust anchors fit and are valid now".into())
+            .map_err(|e| e.to_string()),
+    ))
+}
+
 fn database(config: &Config) -> anyhow::Result<Finding> {
     let settings = app::database_config(config)?;
-    let result = crate::cli::runtime()?.block_on(db::check::startup(&settings, &SystemClock));
+    let check = db::check::startup(&settings, &SystemClock, config.clock_difference_max);
+    let result = crate::cli::runtime()?.block_on(check);
     Ok(Finding::new(
         "database",
         result

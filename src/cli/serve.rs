@@ -1,4 +1,4 @@
-//! `serve`: the service, until SIGTERM or SIGINT.
+//! `serve`: the service, until SIGTERM or SIGINT. SIGHUP makes it look at its TLS files at once.
 //!
 //! After a graceful stop the process leaves at once, without the C libraries' exit handlers: OpenSSL
 //! and PKCS#11 modules take themselves apart there, under threads that may still free what is theirs.
@@ -33,6 +33,7 @@ pub fn run(global: &Global) -> Outcome {
         // Before anything else: a signal during the start must not be lost.
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
         let app = App::start(config).await.map_err(|error| {
             let code = match error.downcast_ref() {
                 Some(StartupFault::Database(DbFault::Unavailable(_))) => Failure::DEPENDENCY,
@@ -44,9 +45,12 @@ pub fn run(global: &Global) -> Outcome {
             Ok(()) => tracing::info!("ready"),
             Err(reason) => tracing::error!(reason, "serving, but not able to issue"),
         }
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hangup.recv() => app.reload(),
+            }
         }
         tracing::info!("stopping");
         app.stop().await;

@@ -4,8 +4,6 @@ use std::future::Future;
 use std::time::Duration;
 use std::time::Instant;
 
-use chrono::DateTime;
-use chrono::Utc;
 use sqlx::PgConnection;
 use sqlx::Postgres;
 use sqlx::QueryBuilder;
@@ -17,6 +15,7 @@ use uuid::Uuid;
 
 use crate::ca::Archive;
 use crate::ca::CertificateRecord;
+use crate::ca::DatabaseTime;
 use crate::ca::KindFilter;
 use crate::ca::LedgerFault;
 use crate::ca::Page;
@@ -45,6 +44,9 @@ const IDLE_MAX: Duration = Duration::from_mins(5);
 const RETRY_WITHIN: Duration = Duration::from_secs(1);
 /// Largest page (contract: search).
 const PAGE_MAX: i64 = 1000;
+
+/// The newest record's time is the end of an index: no row is read.
+const TIME: &str = "SELECT clock_timestamp(), (SELECT max(recorded_at) FROM outcome)";
 
 /// Issued certificates, joined with their intents. Filters and order follow.
 const ISSUED: &str = concat!(
@@ -137,15 +139,15 @@ impl Archive for PgArchive {
         }))
     }
 
-    fn now(&self) -> PortFuture<'_, Result<DateTime<Utc>, LedgerFault>> {
+    fn time(&self) -> PortFuture<'_, Result<DatabaseTime, LedgerFault>> {
         Box::pin(self.read(|reader| async move {
             let mut connection = reader.acquire().await?;
-            let now = sqlx::query_scalar("SELECT clock_timestamp()")
+            let (now, newest_record) = sqlx::query_as(TIME)
                 .fetch_one(connection.get()?)
                 .await
                 .map_err(|e| Failure::from(&e))?;
             connection.release();
-            Ok(now)
+            Ok(DatabaseTime { now, newest_record })
         }))
     }
 

@@ -24,8 +24,8 @@ use crate::db::migrate::MIGRATIONS;
 const SERVER_VERSION_MIN: i32 = 15_00_00;
 /// Time for all of it: a server that is frozen is no server.
 const STARTUP_MAX: Duration = Duration::from_secs(10);
-/// Largest difference between the service's clock and the database's.
-const CLOCK_DIFFERENCE_MAX: TimeDelta = TimeDelta::seconds(5);
+/// 2026-01-01: no clock that was ever set is before this program.
+const CLOCK_MIN: DateTime<Utc> = DateTime::from_timestamp_nanos(1_767_225_600_000_000_000);
 /// What the service may insert into but never change.
 const FINAL_TABLES: [&str; 3] = ["claim", "intent", "outcome"];
 
@@ -70,8 +70,28 @@ pub enum StartupFault {
     )]
     SchemaForeign(i64),
     /// Clocks differ.
-    #[error("the clocks of service and database differ by {0} s: at most 5 s are allowed")]
-    Clock(i64),
+    #[error(
+        "the clocks of service and database differ by {difference} s: at most {most} s are allowed"
+    )]
+    Clock {
+        /// Seconds.
+        difference: i64,
+        /// Seconds.
+        most: f64,
+    },
+    /// A machine without a battery behind its clock, before the network told it the time.
+    #[error("this machine's clock says {0}: it was never set")]
+    ClockUnset(DateTime<Utc>),
+    /// Certificates would bear dates before those of earlier ones.
+    #[error(
+        "the clock says {now}, before the ledger's last record of {newest}: it was turned back"
+    )]
+    ClockBehind {
+        /// The service's time.
+        now: DateTime<Utc>,
+        /// When the newest outcome was recorded.
+        newest: DateTime<Utc>,
+    },
     /// Rights do not bind a superuser.
     #[error(
         "the service connects as the superuser {0}, who may change final rows: use a member of certfactory_service"
@@ -91,29 +111,48 @@ pub enum StartupFault {
 
 /// Checks durability, role, schema and clock, in this order, and reports the first fault in one
 /// line. Connects as the service will. Takes a few milliseconds.
-pub async fn startup(config: &DbConfig, clock: &dyn Clock) -> Result<(), StartupFault> {
+///
+/// Times may be apart by `difference_max`.
+pub async fn startup(
+    config: &DbConfig,
+    clock: &dyn Clock,
+    difference_max: TimeDelta,
+) -> Result<(), StartupFault> {
+    let now = clock.now();
+    if now < CLOCK_MIN {
+        return Err(StartupFault::ClockUnset(now));
+    }
     // The connection goes with the future: nothing half-done is used again.
-    let examined = timeout(STARTUP_MAX, examine(config, clock)).await;
+    let examined = timeout(STARTUP_MAX, examine(config, clock, difference_max)).await;
     examined.unwrap_or_else(|_| {
         let reason = format!("no answer within {} s", STARTUP_MAX.as_secs());
         Err(DbFault::Unavailable(reason).into())
     })
 }
 
-async fn examine(config: &DbConfig, clock: &dyn Clock) -> Result<(), StartupFault> {
+async fn examine(
+    config: &DbConfig,
+    clock: &dyn Clock,
+    difference_max: TimeDelta,
+) -> Result<(), StartupFault> {
     let mut connection = config
         .options(Purpose::Command)?
         .connect()
         .await
         .map_err(DbFault::from)?;
-    server(&mut connection, clock).await?;
+    server(&mut connection, clock, difference_max).await?;
     schema(&mut connection).await?;
     role(&mut connection).await?;
+    last_record(&mut connection, clock.now(), difference_max).await?;
     connection.close().await.map_err(DbFault::from)?;
     Ok(())
 }
 
-async fn server(connection: &mut PgConnection, clock: &dyn Clock) -> Result<(), StartupFault> {
+async fn server(
+    connection: &mut PgConnection,
+    clock: &dyn Clock,
+    difference_max: TimeDelta,
+) -> Result<(), StartupFault> {
     let row = sqlx::query(
         "SELECT current_setting('server_version_num')::int AS version_number,
                 current_setting('server_version') AS version,
@@ -154,10 +193,30 @@ async fn server(connection: &mut PgConnection, clock: &dyn Clock) -> Result<(), 
     }
     let database: DateTime<Utc> = row.try_get("now").map_err(DbFault::from)?;
     let difference = (now - database).abs();
-    if difference > CLOCK_DIFFERENCE_MAX {
-        return Err(StartupFault::Clock(difference.num_seconds()));
+    if difference > difference_max {
+        return Err(StartupFault::Clock {
+            difference: difference.num_seconds(),
+            most: difference_max.as_seconds_f64(),
+        });
     }
     Ok(())
+}
+
+async fn last_record(
+    connection: &mut PgConnection,
+    now: DateTime<Utc>,
+    difference_max: TimeDelta,
+) -> Result<(), StartupFault> {
+    let newest: Option<DateTime<Utc>> = sqlx::query_scalar("SELECT max(recorded_at) FROM outcome")
+        .fetch_one(connection)
+        .await
+        .map_err(DbFault::from)?;
+    match newest {
+        Some(newest) if newest - now > difference_max => {
+            Err(StartupFault::ClockBehind { now, newest })
+        }
+        _ => Ok(()),
+    }
 }
 
 async fn schema(connection: &mut PgConnection) -> Result<(), StartupFault> {

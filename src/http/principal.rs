@@ -4,11 +4,11 @@
 //! table, by the key's hash. So disabling a row works at once, on open connections and resumed
 //! sessions alike, and a name in a certificate gives no rights.
 
-use std::any::Any;
 use std::collections::HashMap;
 use std::future::{Ready, ready};
 use std::sync::Arc;
 
+use actix_tls::accept::openssl::TlsStream;
 use actix_web::FromRequest;
 use actix_web::HttpRequest;
 use actix_web::dev::Extensions;
@@ -36,13 +36,8 @@ struct PeerKey {
     not_after: DateTime<Utc>,
 }
 
-/// Remembers a new connection's client key. For `HttpServer::on_connect`.
-pub fn remember_peer(connection: &dyn Any, data: &mut Extensions) {
-    let Some(stream) =
-        connection.downcast_ref::<actix_tls::accept::openssl::TlsStream<TcpStream>>()
-    else {
-        return;
-    };
+/// Remembers a new connection's client key. For `HttpService::on_connect_ext`.
+pub fn remember_peer(stream: &TlsStream<TcpStream>, data: &mut Extensions) {
     let Some(certificate) = stream.ssl().peer_certificate() else {
         return;
     };

@@ -197,7 +197,11 @@ impl Problem {
         };
         let mut response = HttpResponse::build(self.slug.status());
         response.content_type("application/problem+json");
-        if let Some(seconds) = self.retry_after.or_else(|| self.retry_after_seconds()) {
+        let usual = || {
+            let seconds = self.retry_after_seconds()?;
+            Some(seconds + spread(request_id, seconds))
+        };
+        if let Some(seconds) = self.retry_after.or_else(usual) {
             response.insert_header((header::RETRY_AFTER, seconds.to_string()));
         }
         if let Some(allow) = self.allow {
@@ -218,6 +222,16 @@ impl Problem {
             _ => None,
         }
     }
+}
+
+/// Up to twice the wait again, by the request's random id: those that were refused together do not
+/// come back together.
+fn spread(request_id: &str, seconds: u32) -> u32 {
+    let end = request_id.len().saturating_sub(4);
+    let random = request_id
+        .get(end..)
+        .and_then(|hex| u32::from_str_radix(hex, 16).ok());
+    random.unwrap_or_default() % (2 * seconds + 1)
 }
 
 impl fmt::Display for Problem {
@@ -461,4 +475,27 @@ pub fn internal(cause: impl fmt::Display) -> Problem {
         "the service is at fault, not your request; the log has the cause under this request id",
     )
     .with_cause(cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_refused_together_are_not_told_to_come_back_together() {
+        for (slug, wait) in [(Slug::Overloaded, 1), (Slug::ClockUntrusted, 60)] {
+            let problem = Problem::new(slug, "busy");
+            let mut told = std::collections::BTreeMap::<u32, u32>::new();
+            for _ in 0..1_000 {
+                let id = uuid::Uuid::now_v7().as_simple().to_string();
+                let response = problem.response(&id);
+                let header = response.headers().get(header::RETRY_AFTER).unwrap();
+                let seconds = header.to_str().unwrap().parse().unwrap();
+                *told.entry(seconds).or_default() += 1;
+            }
+            assert_eq!(told.first_key_value().unwrap().0, &wait);
+            assert_eq!(told.last_key_value().unwrap().0, &(3 * wait));
+            assert!(told.values().all(|times| *times < 450), "{told:?}");
+        }
+    }
 }

@@ -109,6 +109,10 @@ fn operations_answer_and_name_every_metric_of_the_contract() {
         "certfactory_ledger_commit_seconds_count",
         "certfactory_issuer_not_after_seconds{issuer=\"line-ec\"}",
         "certfactory_http_request_seconds_count{method=\"POST\",route=\"/v1/certificates\",status=\"201\"}",
+        "certfactory_http_connections_refused_total",
+        "certfactory_tls_not_after_seconds{file=\"certificate\"}",
+        "certfactory_tls_not_after_seconds{file=\"client_ca\"}",
+        "certfactory_tls_files_refused 0",
         "process_resident_memory_bytes",
     ] {
         assert!(text.contains(name), "{name} is missing");

@@ -144,6 +144,25 @@ fn an_idempotency_key_stands_for_one_request() {
         (other.status, other.slug().as_str()),
         (422, "idempotency-key-reused")
     );
+    // Order and white space are no content.
+    let body = device.request("lightbulb");
+    let turned = format!(
+        "{{ \"subject\": {}, \"csr\": {},\r\n\t\"profile\": {} }}",
+        body["subject"], body["csr"], body["profile"]
+    );
+    let same = station.send(
+        "POST",
+        "/v1/certificates",
+        &headers(&key),
+        Some(turned.as_bytes()),
+    );
+    assert_eq!((same.status, same.json()), (200, first.json()));
+    // What was refused has no memory: put right, the same key will do.
+    let late = Device::p256();
+    let mut wrong = late.request("lightbulb");
+    wrong["subject"]["C"] = "Germany".into();
+    assert_eq!(post(&wrong, &late.name).status, 422);
+    assert_eq!(post(&late.request("lightbulb"), &late.name).status, 201);
     // The key is the principal's own.
     let operator = world.client("operator").send(
         "POST",
@@ -162,6 +181,27 @@ fn an_idempotency_key_stands_for_one_request() {
             );
         }
     }
+}
+
+#[test]
+fn names_of_devices_are_compared_octet_by_octet() {
+    let station = shared().client("station-01");
+    let device = Device::p256();
+    let (lower, upper) = (device.name.clone(), device.name.to_uppercase());
+    let mut serials = std::collections::BTreeSet::new();
+    for name in [
+        &lower,
+        &upper,
+        &format!("{lower}-0"),
+        &format!("{lower}-00"),
+    ] {
+        let mut request = Device::p256().request("lightbulb");
+        request["subject"]["CN"] = name.as_str().into();
+        let body = issued(&station.issue(&request));
+        assert_eq!(body["subject"]["CN"], name.as_str());
+        serials.insert(body["serial_number"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(serials.len(), 4);
 }
 
 #[test]

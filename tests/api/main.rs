@@ -10,6 +10,9 @@
     reason = "a test that unwraps fails where it should, looks again after a nap, and is nobody's library"
 )]
 
+#[allow(dead_code, reason = "the tests of faults use more of it")]
+#[path = "../issuance/load.rs"]
+mod load;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -25,6 +28,9 @@ mod refusals;
 mod reports;
 mod roles;
 mod search;
+mod slow;
 mod stations;
 mod tickets;
+mod tls_files;
+mod transport;
 mod verification;

@@ -168,7 +168,7 @@ fn the_shown_configuration_is_complete_and_means_the_same() {
 #[test]
 fn doctor_finds_nothing_wrong_with_a_sound_world() {
     let findings = run(shared(), &["doctor"]).ok().text();
-    assert_eq!(findings.lines().count(), 4, "{findings}");
+    assert_eq!(findings.lines().count(), 5, "{findings}");
     assert!(
         findings.lines().all(|line| line.starts_with("ok ")),
         "{findings}"
@@ -176,7 +176,7 @@ fn doctor_finds_nothing_wrong_with_a_sound_world() {
     let findings = run(shared(), &["doctor", "--json"]).ok().json();
     let findings = findings.as_array().unwrap();
     assert!(
-        findings.len() == 4 && findings.iter().all(|finding| finding["ok"] == true),
+        findings.len() == 5 && findings.iter().all(|finding| finding["ok"] == true),
         "{findings:?}"
     );
 }

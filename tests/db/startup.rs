@@ -22,8 +22,11 @@ impl Clock for Turned {
 
 const RIGHT: Turned = Turned(TimeDelta::zero());
 
+/// How far times may be apart.
+const MOST: TimeDelta = TimeDelta::seconds(5);
+
 async fn refusal(database: &Database<'_>) -> String {
-    startup(&database.service(), &RIGHT)
+    startup(&database.service(), &RIGHT, MOST)
         .await
         .unwrap_err()
         .to_string()
@@ -32,7 +35,7 @@ async fn refusal(database: &Database<'_>) -> String {
 #[tokio::test]
 async fn a_good_database_is_accepted() {
     let database = Postgres::shared().database().await;
-    startup(&database.service(), &RIGHT).await.unwrap();
+    startup(&database.service(), &RIGHT, MOST).await.unwrap();
 }
 
 #[tokio::test]
@@ -68,7 +71,7 @@ async fn each_wrong_schema_is_refused() {
 #[tokio::test]
 async fn a_role_that_could_change_final_rows_is_refused() {
     let database = Postgres::shared().database().await;
-    let fault = startup(&database.owner(), &RIGHT).await.unwrap_err();
+    let fault = startup(&database.owner(), &RIGHT, MOST).await.unwrap_err();
     assert!(matches!(fault, StartupFault::Superuser(_)), "{fault}");
 
     for (given, taken) in [
@@ -92,7 +95,7 @@ async fn a_role_that_could_change_final_rows_is_refused() {
         );
         database.execute(taken).await;
     }
-    startup(&database.service(), &RIGHT).await.unwrap();
+    startup(&database.service(), &RIGHT, MOST).await.unwrap();
 }
 
 #[tokio::test]
@@ -100,8 +103,19 @@ async fn clocks_that_differ_by_more_than_five_seconds_are_refused() {
     let database = Postgres::shared().database().await;
     for seconds in [-8, 8] {
         let clock = Turned(TimeDelta::seconds(seconds));
-        let fault = startup(&database.service(), &clock).await.unwrap_err();
-        assert!(matches!(fault, StartupFault::Clock(7 | 8)), "{fault}");
+        let fault = startup(&database.service(), &clock, MOST)
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(
+                fault,
+                StartupFault::Clock {
+                    difference: 7 | 8,
+                    ..
+                }
+            ),
+            "{fault}"
+        );
     }
 }
 
@@ -129,7 +143,7 @@ async fn a_server_that_could_lose_a_commit_is_refused() {
         let expected = format!("PostgreSQL runs with {setting}=off");
         let mut line = String::new();
         for _ in 0..50 {
-            line = startup(&database.service(), &RIGHT)
+            line = startup(&database.service(), &RIGHT, MOST)
                 .await
                 .err()
                 .map_or_else(String::new, |f| f.to_string());
@@ -154,6 +168,9 @@ async fn a_server_that_is_not_there_is_named_as_unavailable() {
         database.service()
     };
     server.stop();
-    let line = startup(&service, &RIGHT).await.unwrap_err().to_string();
+    let line = startup(&service, &RIGHT, MOST)
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(line.starts_with("the database is unavailable"), "{line}");
 }

@@ -20,6 +20,7 @@ mod life;
 mod load;
 mod orders;
 mod process;
+mod profiles;
 mod start;
 mod verification;
 

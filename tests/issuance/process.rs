@@ -165,3 +165,64 @@ fn a_client_that_hangs_up_finds_its_certificate_when_it_comes_back() {
     }
     assert_eq!(own.open_intents(), 0);
 }
+
+/// The link of the whole line is cut while answers are on their way, and comes back.
+#[test]
+fn after_a_cut_a_hundred_stations_ask_again_at_once_and_get_what_was_made() {
+    let own = OwnWorld::running();
+    let _alone = alone();
+    let client = Client::new(&connect(&own.world), &own.world.dir.join("config.toml")).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let bodies: Vec<String> = (0..100)
+        .map(|_| Device::p256().request("lightbulb").to_string())
+        .collect();
+    let all_at_once = |wait: Duration| {
+        runtime.block_on(async {
+            let stations = bodies.iter().map(|body| {
+                let (client, body) = (client.clone(), body.clone());
+                tokio::spawn(async move {
+                    let mut connection = client.connect().await.unwrap();
+                    let headers = [("content-type", "application/json")];
+                    let answer =
+                        connection.send(Method::POST, "/v1/certificates", &headers, body.into());
+                    let answer = tokio::time::timeout(wait, answer).await.ok()?.unwrap();
+                    Some(answer.status.as_u16())
+                })
+            });
+            let mut answers = Vec::new();
+            for station in stations.collect::<Vec<_>>() {
+                answers.extend(station.await.unwrap());
+            }
+            answers
+        })
+    };
+    let made = || {
+        own.world
+            .sql("SELECT count(*) FROM outcome WHERE der IS NOT NULL")
+    };
+    let answered = all_at_once(Duration::from_millis(1)).len();
+    assert!(
+        answered < 50,
+        "the cut came too late: {answered} were answered"
+    );
+    own.wait_no_open_intents(RECOVERED);
+    let (recorded, signed) = (made(), own.world.metric("certfactory_hsm_calls_total"));
+
+    let start = Instant::now();
+    let again = all_at_once(seconds(5));
+    let took = start.elapsed();
+    assert_eq!(again.len(), 100);
+    let replayed = again.iter().filter(|status| **status == 200).count();
+    let fresh = again.iter().filter(|status| **status == 201).count();
+    assert_eq!(replayed + fresh, 100, "{again:?}");
+    assert_eq!(recorded, replayed.to_string());
+    assert_eq!(made(), "100");
+    assert!(took < seconds(3), "{took:?}");
+
+    // Once more: now all of it is reading, and the HSM has no part in it.
+    assert_eq!(all_at_once(seconds(5)), vec![200; 100]);
+    let signatures = own
+        .world
+        .metric("certfactory_hsm_calls_total{purpose=\"certificate\"}");
+    assert_eq!(signatures, 100.0, "before the second round: {signed}");
+}

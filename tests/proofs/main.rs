@@ -11,6 +11,7 @@
     reason = "a test that unwraps fails where it should, looks again after a nap, and is nobody's library"
 )]
 
+mod handshakes;
 #[allow(dead_code, reason = "the tests use more of it")]
 #[path = "../issuance/load.rs"]
 mod load;
@@ -39,9 +40,13 @@ fn main() {
         Some("database-outage") => database_outage(seconds(number(1, 10))),
         Some("hsm-outage") => hsm_outage(seconds(number(1, 10)), seconds(number(2, 20))),
         Some("orders") => orders::orders(number(1, 1_000), number(2, 10)),
+        Some("handshakes") => {
+            let most = arguments.get(2).map(|_| number(2, 0));
+            handshakes::handshakes(seconds(number(1, 10)), most);
+        }
         _ => {
             eprintln!(
-                "usage: proofs kills [COUNT] | database-outage [SECONDS] | hsm-outage [AWAY_SECONDS FROZEN_SECONDS] | orders [QUANTITY KILLS]"
+                "usage: proofs handshakes [SECONDS [PER_SECOND_MAX]] | kills [COUNT] | database-outage [SECONDS] | hsm-outage [AWAY_SECONDS FROZEN_SECONDS] | orders [QUANTITY KILLS]"
             );
             std::process::exit(2);
         }

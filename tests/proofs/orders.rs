@@ -3,7 +3,6 @@
 //! the ordered number of live certificates must come out.
 
 use std::collections::HashMap;
-use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -15,78 +14,10 @@ use serde_json::json;
 
 use crate::load::pause_up_to;
 use crate::support::device::Device;
-use crate::support::world::{OwnWorld, free_port};
+use crate::support::replica::Second;
+use crate::support::world::OwnWorld;
 
 const ORDER: &str = "WO-proof";
-
-/// The second replica: the same database, issuers and clients; its own addresses and token directory.
-struct Second {
-    config: std::path::PathBuf,
-    url: String,
-    process: Child,
-}
-
-impl Second {
-    fn start(own: &OwnWorld) -> Self {
-        let dir = &own.world.dir;
-        let copied = Command::new("cp")
-            .arg("-r")
-            .arg(dir.join("softhsm/tokens"))
-            .arg(dir.join("softhsm/tokens-2"))
-            .status()
-            .unwrap();
-        assert!(copied.success());
-        let conf = std::fs::read_to_string(dir.join("softhsm/softhsm2.conf")).unwrap();
-        let conf_2 = dir.join("softhsm/softhsm2-2.conf");
-        std::fs::write(&conf_2, conf.replace("softhsm/tokens", "softhsm/tokens-2")).unwrap();
-        let text = std::fs::read_to_string(dir.join("config.toml")).unwrap();
-        let mut config: toml::Table = text.parse().unwrap();
-        let (api, operations) = (free_port(), free_port());
-        config["http"]["listen"] = format!("127.0.0.1:{api}").into();
-        config["operations"]["listen"] = format!("127.0.0.1:{operations}").into();
-        config["hsm"][0]["environment"]["SOFTHSM2_CONF"] = conf_2.to_str().unwrap().into();
-        config["issuance"]
-            .as_table_mut()
-            .unwrap()
-            .insert("instance".into(), 2.into());
-        let path = dir.join("config-2.toml");
-        std::fs::write(&path, toml::to_string(&config).unwrap()).unwrap();
-        let process = Self::spawn(&path, dir);
-        Self {
-            config: path,
-            url: format!("https://127.0.0.1:{api}"),
-            process,
-        }
-    }
-
-    fn spawn(config: &std::path::Path, dir: &std::path::Path) -> Child {
-        let log = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(dir.join("log/certfactory-2.log"))
-            .unwrap();
-        Command::new(env!("CARGO_BIN_EXE_certfactory"))
-            .args(["serve", "--config"])
-            .arg(config)
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap()
-    }
-
-    fn kill_and_start(&mut self, own: &OwnWorld) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-        self.process = Self::spawn(&self.config, &own.world.dir);
-    }
-}
-
-impl Drop for Second {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
 
 /// What the stations saw.
 #[derive(Default)]
@@ -102,7 +33,7 @@ struct Seen {
 
 pub fn orders(quantity: u32, kills: u32) {
     let mut own = OwnWorld::running();
-    let mut second = Second::start(&own);
+    let mut second = Second::start(&own, &[]);
     let body = serde_json::json!({ "name": ORDER, "profile": "lightbulb", "quantity": quantity });
     let made = own.world.client("operator").send(
         "POST",

@@ -6,5 +6,7 @@ pub mod device;
 pub mod fault_module;
 pub mod faults;
 pub mod http;
+pub mod replica;
 pub mod ticket;
+pub mod tls;
 pub mod world;

@@ -1,0 +1,133 @@
+//! The way in: how many connections one address may hold, and how many handshakes a second are
+//! worked on.
+//!
+//! A handshake costs the processor as much as a certificate does. Those over the rate wait their
+//! turn, so that stations that are connected keep theirs; connections over an address's number are
+//! closed before any work is done for them.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use prometheus::IntCounter;
+
+/// Handshakes that may come at once before the rate holds.
+const HANDSHAKE_BURST: u32 = 32;
+
+/// The door of one listener; all its workers share it.
+pub struct Door {
+    per_address_max: usize,
+    /// Between two handshakes.
+    gap: Duration,
+    held: Mutex<HashMap<IpAddr, usize>>,
+    /// When the next handshake has its turn.
+    next: Mutex<Instant>,
+    refused: IntCounter,
+}
+
+/// A connection's place, from its acceptance to its end.
+pub struct Place {
+    door: Arc<Door>,
+    address: IpAddr,
+}
+
+impl Door {
+    /// A door for `per_address_max` connections an address and `handshakes_per_second_max`
+    /// handshakes in all; `refused` counts the connections closed at once.
+    #[must_use]
+    pub fn new(
+        per_address_max: usize,
+        handshakes_per_second_max: u32,
+        refused: IntCounter,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            per_address_max,
+            gap: Duration::from_secs(1) / handshakes_per_second_max.max(1),
+            held: Mutex::default(),
+            next: Mutex::new(Instant::now()),
+            refused,
+        })
+    }
+
+    /// A place for a connection from this address; `None` when it holds its number.
+    pub fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+        let address = address.to_canonical();
+        let mut held = lock(&self.held);
+        let count = held.entry(address).or_default();
+        if *count >= self.per_address_max {
+            self.refused.inc();
+            return None;
+        }
+        *count += 1;
+        let door = self.clone();
+        Some(Place { door, address })
+    }
+
+    /// When a handshake that comes `now` has its turn: in the past when at once.
+    pub fn turn(&self, now: Instant) -> Instant {
+        let mut next = lock(&self.next);
+        let burst = now.checked_sub(self.gap * HANDSHAKE_BURST).unwrap_or(now);
+        let turn = (*next).max(burst);
+        *next = turn + self.gap;
+        turn
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut held = lock(&self.door.held);
+        if let Some(count) = held.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                held.remove(&self.address);
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn door() -> Arc<Door> {
+        Door::new(2, 100, IntCounter::new("refused", "refused").unwrap())
+    }
+
+    #[test]
+    fn an_address_has_its_number_of_places_and_gets_one_back_when_a_connection_ends() {
+        let door = door();
+        let [one, other] = [[192, 0, 2, 1], [192, 0, 2, 2]].map(IpAddr::from);
+        let first = door.enter(one).unwrap();
+        let _second = door.enter(one).unwrap();
+        assert!(door.enter(one).is_none());
+        let _others = door.enter(other).unwrap();
+        drop(first);
+        assert!(door.enter(one).is_some());
+        assert_eq!(door.refused.get(), 1);
+    }
+
+    #[test]
+    fn an_address_forgets_nothing_when_all_its_connections_have_ended() {
+        let door = door();
+        drop(door.enter(IpAddr::from([192, 0, 2, 1])));
+        assert!(lock(&door.held).is_empty());
+    }
+
+    #[test]
+    fn handshakes_over_the_burst_come_at_the_rate() {
+        let door = door();
+        // After a quiet while.
+        let now = Instant::now() + Duration::from_secs(1);
+        let turns: Vec<Instant> = (0..132).map(|_| door.turn(now)).collect();
+        let waiting = turns.iter().filter(|turn| **turn > now).count();
+        assert!((98..=100).contains(&waiting), "{waiting}");
+        let longest = turns[131] - now;
+        assert!((0.97..=1.0).contains(&longest.as_secs_f64()), "{longest:?}");
+    }
+}
