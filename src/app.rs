@@ -1,5 +1,7 @@
 //! Composition root: `Config` → running service. The order of start and of shutdown is here.
 
+mod repository;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +12,7 @@ use actix_web::dev::ServerHandle;
 use actix_web::middleware::from_fn;
 use actix_web::web::Data;
 use anyhow::Context;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use openssl::ssl::{SslAcceptor, SslAcceptorBuilder, SslFiletype, SslMethod, SslVerifyMode};
 use prometheus::Registry;
 use secrecy::{ExposeSecret, SecretString};
@@ -21,6 +23,8 @@ use crate::ca::Clock;
 use crate::ca::Ledger;
 use crate::ca::Signer;
 use crate::ca::clock::ClockWatch;
+use crate::ca::crl::CrlPublisher;
+use crate::ca::crl::CrlShelf;
 use crate::ca::life::LifeBook;
 use crate::ca::order::OrderBook;
 use crate::ca::station::DailyCaps;
@@ -37,6 +41,7 @@ use crate::http::limits::Limits;
 use crate::http::middleware::Around;
 use crate::http::middleware::Flights;
 use crate::http::principal::Principals;
+use crate::metrics::CrlMetrics;
 use crate::metrics::HsmMetrics;
 use crate::metrics::HttpMetrics;
 use crate::metrics::IssuanceMetrics;
@@ -148,6 +153,20 @@ impl App {
                 .await
                 .context("reading the principals")?,
         );
+        let shelf = Arc::new(CrlShelf::default());
+        let publisher = CrlPublisher {
+            ca: ca.clone(),
+            store: Arc::new(db::crls::PgCrlStore::new(&database)?),
+            shelf: shelf.clone(),
+            life: TimeDelta::hours(config.raw.crl.next_update_hours.into()),
+            metrics: Arc::new(CrlMetrics::new(&registry)?),
+        };
+        publisher
+            .publish_stored()
+            .await
+            .context("reading the CRLs")?;
+        let every = Duration::from_secs(config.raw.crl.every_seconds.into());
+        tokio::spawn(repository::keep_publishing(publisher, every));
         tokio::spawn(keep_principals(watch.clone(), principals.clone()));
         tokio::spawn(keep_recovering(ca.clone()));
         tokio::spawn(keep_recounting(ca.clone()));
@@ -159,14 +178,18 @@ impl App {
             http: http_metrics,
             issuance,
         });
-        let (api, api_handle) = serve_api(&config, &ca, principals, around)?;
+        let (api, api_handle) = serve_api(&config, &ca, &shelf, principals, around)?;
         let (operations, operations_handle) = serve_operations(&config, &ca, registry, &flights)?;
+        let mut servers = vec![api_handle, operations_handle];
+        if let Some(section) = &config.raw.repository {
+            servers.push(repository::serve(section.listen, &ca, &shelf, every)?);
+        }
         tracing::info!(%api, %operations, version = env!("CARGO_PKG_VERSION"), "listening");
         Ok(Self {
             ca,
             hsm,
             flights,
-            servers: vec![api_handle, operations_handle],
+            servers,
             api,
             operations,
         })
@@ -211,15 +234,18 @@ impl App {
 fn serve_api(
     config: &Config,
     ca: &Arc<Ca>,
+    shelf: &Arc<CrlShelf>,
     principals: Data<Principals>,
     around: Data<Around>,
 ) -> anyhow::Result<(SocketAddr, ServerHandle)> {
     let ca = Data::from(ca.clone());
+    let shelf = Data::from(shelf.clone());
     let deadline = Data::new(Deadline(config.deadline));
     let limits = Data::new(Limits::new(config.raw.limits.station_requests_per_second));
     let server = HttpServer::new(move || {
         Actix::new()
             .app_data(ca.clone())
+            .app_data(shelf.clone())
             .app_data(deadline.clone())
             .app_data(principals.clone())
             .app_data(limits.clone())

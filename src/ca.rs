@@ -5,6 +5,7 @@
 //! Ports are implemented by the rooms beside this one (`hsm`, `db`) and handed in as `Arc<dyn …>`.
 
 pub mod clock;
+pub mod crl;
 pub mod error;
 pub mod issue;
 pub mod life;

@@ -13,6 +13,7 @@ use openssl::x509::X509;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
+use crate::pki::crl::shard_number;
 use crate::pki::issuer::Issuer;
 use crate::pki::profile::Profile;
 use crate::pki::serial::InstanceByte;
@@ -25,12 +26,18 @@ pub struct RawConfig {
     /// The operations listener.
     #[serde(default)]
     pub operations: OperationsSection,
+    /// The repository listener; absent: there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<RepositorySection>,
     /// The ledger.
     pub database: DatabaseSection,
     /// Tokens, one entry each.
     pub hsm: Vec<HsmSection>,
     /// Issuing CAs, one entry each.
     pub issuer: Vec<IssuerSection>,
+    /// How CRLs are made.
+    #[serde(default)]
+    pub crl: CrlSection,
     /// How certificates are issued.
     #[serde(default)]
     pub issuance: IssuanceSection,
@@ -81,6 +88,13 @@ impl Default for OperationsSection {
             listen: SocketAddr::from(([127, 0, 0, 1], 9464)),
         }
     }
+}
+
+/// `[repository]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub struct RepositorySection {
+    /// Address and port of `/pki/…`, plain HTTP: what is there is public and signed.
+    pub listen: SocketAddr,
 }
 
 /// `[database]`
@@ -164,9 +178,44 @@ pub struct IssuerSection {
     pub key_id: Option<String>,
     /// The CA certificate, then its chain, PEM.
     pub certificate: PathBuf,
-    /// CRL distribution point of its leaves.
+    /// CRL distribution point of its leaves; with `{shard}` in it where there are shards.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crl_url: Option<String>,
+    /// Over how many CRLs its leaves are spread, 1 to 256. May be changed, but never taken away:
+    /// a leaf keeps its shard for life.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crl_shards: Option<u16>,
+}
+
+impl IssuerSection {
+    /// Reads the issuer's certificate and chain.
+    pub fn load(&self) -> Result<Issuer, String> {
+        let pem = std::fs::read_to_string(&self.certificate).map_err(|e| e.to_string())?;
+        Issuer::parse(&self.name, &pem, self.crl_url.clone())
+            .and_then(|issuer| issuer.with_crl_shards(self.crl_shards))
+            .map_err(|e| e.to_string())
+    }
+}
+
+/// `[crl]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(default)]
+pub struct CrlSection {
+    /// How often revocations are looked for, 1 to 3600: a revoked certificate is on the CRL after
+    /// so long and the time to build it.
+    pub every_seconds: u32,
+    /// From `thisUpdate` to `nextUpdate`, 1 to 8760. A CRL is renewed at half of it, so the HSM may
+    /// be away for the other half.
+    pub next_update_hours: u32,
+}
+
+impl Default for CrlSection {
+    fn default() -> Self {
+        Self {
+            every_seconds: 15,
+            next_update_hours: 48,
+        }
+    }
 }
 
 /// `[issuance]`
@@ -421,6 +470,12 @@ fn check(raw: &RawConfig, faults: &mut Vec<String>) {
     if raw.limits.station_requests_per_second == Some(0) {
         faults.push("limits.station_requests_per_second: must be 1 or more".into());
     }
+    if !(1..=3600).contains(&raw.crl.every_seconds) {
+        faults.push("crl.every_seconds: must be 1 to 3600".into());
+    }
+    if !(1..=8760).contains(&raw.crl.next_update_hours) {
+        faults.push("crl.next_update_hours: must be 1 to 8760".into());
+    }
     unique("hsm", raw.hsm.iter().map(|h| &h.name), faults);
     unique("issuer", raw.issuer.iter().map(|i| &i.name), faults);
     for hsm in &raw.hsm {
@@ -529,13 +584,7 @@ fn unique<'a>(what: &str, names: impl Iterator<Item = &'a String>, faults: &mut 
 fn issuers(raw: &RawConfig, faults: &mut Vec<String>) -> Vec<Arc<Issuer>> {
     let mut issuers: Vec<Arc<Issuer>> = Vec::new();
     for section in &raw.issuer {
-        let parsed = std::fs::read_to_string(&section.certificate)
-            .map_err(|e| e.to_string())
-            .and_then(|pem| {
-                Issuer::parse(&section.name, &pem, section.crl_url.clone())
-                    .map_err(|e| e.to_string())
-            });
-        match parsed {
+        match section.load() {
             // AWS IoT and every verifier find the issuer by name: two keys behind one name break devices.
             Ok(issuer)
                 if issuers.iter().any(|other| {
@@ -548,12 +597,32 @@ fn issuers(raw: &RawConfig, faults: &mut Vec<String>) -> Vec<Arc<Issuer>> {
                     section.name
                 ));
             }
+            Ok(issuer) if issuer.crl_url.is_some() && !issuer.signs_crls => {
+                faults.push(format!(
+                    "issuer `{}`: crl_url is set, but the CA's keyUsage lacks cRLSign",
+                    section.name
+                ));
+            }
             Ok(issuer) => issuers.push(Arc::new(issuer)),
             Err(e) => faults.push(format!(
                 "issuer `{}`: {}: {e}",
                 section.name,
                 section.certificate.display()
             )),
+        }
+    }
+    for issuer in issuers.iter().filter(|issuer| issuer.crl_shards.is_some()) {
+        let shard = |name: &str| {
+            let number = name.strip_prefix(&issuer.name)?.strip_prefix('-')?;
+            shard_number(number)
+        };
+        for other in &raw.issuer {
+            if shard(&other.name).is_some() {
+                faults.push(format!(
+                    "issuer `{}`: its CRL would have the name of a shard of issuer `{}`",
+                    other.name, issuer.name
+                ));
+            }
         }
     }
     issuers

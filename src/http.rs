@@ -13,6 +13,7 @@ pub mod orders;
 pub mod principal;
 pub mod problem;
 pub mod stations;
+pub mod repository;
 
 use std::future::ready;
 
@@ -98,6 +99,7 @@ pub fn api(config: &mut ServiceConfig) {
                 .route(web::get().to(issuers::certificate)),
         )
         .service(readable("/v1/issuers/{name}/chain.pem").route(web::get().to(issuers::chain)))
+        .service(readable("/v1/issuers/{name}/crl").route(web::get().to(issuers::crl::show)))
         .service(
             postable("/v1/issuers/{name}/verification-certificates")
                 .route(web::post().to(issuers::verification::issue)),
@@ -119,6 +121,17 @@ pub fn operations(config: &mut ServiceConfig) {
         .service(readable("/livez").route(web::get().to(ops::livez)))
         .service(readable("/readyz").route(web::get().to(ops::readyz)))
         .service(readable("/version").route(web::get().to(ops::version)))
+        .default_service(web::to(not_found));
+}
+
+/// The repository listener's routes: for devices and their verifiers, who need no certificate.
+pub fn repository(config: &mut ServiceConfig) {
+    config
+        .service(
+            readable("/pki/{file}")
+                .route(web::get().to(repository::file))
+                .route(web::head().to(repository::file)),
+        )
         .default_service(web::to(not_found));
 }
 
@@ -181,6 +194,7 @@ fn not_allowed(allow: &'static str) -> Result<HttpResponse, Problem> {
         issuers::list,
         issuers::certificate,
         issuers::chain,
+        issuers::crl::show,
         issuers::verification::issue,
         jitp::lint,
         jitp::evaluate,

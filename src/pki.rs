@@ -1,6 +1,7 @@
 //! The public-key side of the factory, pure: no I/O, no clock, no random source.
 
 pub mod certificate;
+pub mod crl;
 pub mod csr;
 pub mod extension;
 pub mod iot_policy;

@@ -27,7 +27,7 @@ const STARTUP_MAX: Duration = Duration::from_secs(10);
 /// Largest difference between the service's clock and the database's.
 const CLOCK_DIFFERENCE_MAX: TimeDelta = TimeDelta::seconds(5);
 /// What the service may insert into but never change.
-const FINAL_TABLES: [&str; 3] = ["claim", "intent", "outcome"];
+const FINAL_TABLES: [&str; 4] = ["claim", "intent", "outcome", "crl"];
 
 /// Why the service must not start with this database.
 #[derive(Debug, thiserror::Error)]

@@ -26,6 +26,7 @@ use crate::hsm::method::Method;
 use crate::hsm::module::lock;
 use crate::metrics::HsmMetrics;
 use crate::pki::hex;
+use crate::pki::tbs::Document;
 
 /// One issuer's key.
 pub(crate) struct Key {
@@ -40,7 +41,7 @@ pub(crate) struct Key {
     last_success: AtomicU64,
     sign_seconds: Histogram,
     up: IntGauge,
-    calls: [IntCounter; 3],
+    calls: [IntCounter; 4],
 }
 
 /// How far a key is to be trusted.
@@ -76,6 +77,16 @@ pub(crate) enum Purpose {
     Certificate,
     Challenge,
     Probe,
+    Crl,
+}
+
+impl From<Document> for Purpose {
+    fn from(document: Document) -> Self {
+        match document {
+            Document::Certificate => Self::Certificate,
+            Document::Crl => Self::Crl,
+        }
+    }
 }
 
 impl Key {
@@ -97,7 +108,7 @@ impl Key {
             last_success: AtomicU64::new(0),
             sign_seconds: metrics.sign_seconds.with_label_values(&[&config.issuer]),
             up,
-            calls: ["certificate", "challenge", "probe"]
+            calls: ["certificate", "challenge", "probe", "crl"]
                 .map(|purpose| metrics.calls.with_label_values(&[purpose])),
             config,
         }

@@ -1,5 +1,6 @@
 //! `/v1/profiles`, `/v1/issuers`: public PKI material, for anyone; [`verification`], for few.
 
+pub mod crl;
 pub mod verification;
 
 use actix_web::HttpResponse;

@@ -15,7 +15,9 @@ use x509_cert::ext::Extension;
 use x509_cert::ext::pkix::AuthorityKeyIdentifier;
 use x509_cert::ext::pkix::BasicConstraints;
 use x509_cert::ext::pkix::CrlDistributionPoints;
+use x509_cert::ext::pkix::CrlNumber;
 use x509_cert::ext::pkix::ExtendedKeyUsage;
+use x509_cert::ext::pkix::IssuingDistributionPoint;
 use x509_cert::ext::pkix::KeyUsage;
 use x509_cert::ext::pkix::KeyUsages;
 use x509_cert::ext::pkix::SubjectKeyIdentifier;
@@ -80,6 +82,30 @@ pub(super) fn of_ca_request() -> der::Result<Vec<Extension>> {
         )?,
         extension(true, &KeyUsage(KeyUsages::KeyCertSign | KeyUsages::CRLSign))?,
     ])
+}
+
+/// AKI and cRLNumber; for a shard, which part of the leaves it lists (RFC 5280 5.2).
+pub(super) fn of_crl(
+    authority_key_identifier: &[u8],
+    crl_number: u64,
+    shard_url: Option<&str>,
+) -> der::Result<Vec<Extension>> {
+    let mut extensions = vec![
+        key_identifier_of_authority(authority_key_identifier)?,
+        extension(false, &CrlNumber::try_from(crl_number)?)?,
+    ];
+    if let Some(url) = shard_url {
+        let point = IssuingDistributionPoint {
+            distribution_point: Some(full_name(url)?),
+            only_contains_user_certs: true,
+            only_contains_ca_certs: false,
+            only_some_reasons: None,
+            indirect_crl: false,
+            only_contains_attribute_certs: false,
+        };
+        extensions.push(extension(true, &point)?);
+    }
+    Ok(extensions)
 }
 
 /// The requested extensions that no device profile gives; an error when a value is not DER.
@@ -164,11 +190,15 @@ fn key_identifier_of_authority(key_identifier: &[u8]) -> der::Result<Extension> 
 }
 
 fn crl_distribution_point(url: &str) -> der::Result<Extension> {
-    let name = GeneralName::UniformResourceIdentifier(Ia5String::new(url)?);
     let point = DistributionPoint {
-        distribution_point: Some(DistributionPointName::FullName(vec![name])),
+        distribution_point: Some(full_name(url)?),
         reasons: None,
         crl_issuer: None,
     };
     extension(false, &CrlDistributionPoints(vec![point]))
+}
+
+fn full_name(url: &str) -> der::Result<DistributionPointName> {
+    let name = GeneralName::UniformResourceIdentifier(Ia5String::new(url)?);
+    Ok(DistributionPointName::FullName(vec![name]))
 }

@@ -3,6 +3,10 @@
 //! The bytes are parsed anew, by another type than the one that wrote them, so that a slip in the
 //! building is found before the HSM signs it. Every rule is looked at; all that break are named.
 
+mod crl;
+
+pub(super) use crl::cert_list;
+
 use super::extension;
 use super::issuer;
 use super::issuer::Issuer;
@@ -37,7 +41,7 @@ use x509_cert::time::Time;
 
 /// Bytes that break a rule: our bug, never the station's.
 #[derive(Debug, thiserror::Error)]
-#[error("the certificate breaks {}", .0.join(", "))]
+#[error("what was to be signed breaks {}", .0.join(", "))]
 pub struct LintFault(pub Vec<String>);
 
 impl LintFault {

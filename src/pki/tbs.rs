@@ -27,8 +27,17 @@ use std::sync::Arc;
 use x509_cert::certificate::Version;
 use x509_cert::ext::Extension;
 
-mod sealed {
+pub(super) mod sealed {
     pub trait Sealed {}
+}
+
+/// What a signature is for, as the HSM's metrics count it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Document {
+    /// A certificate, or the request for one.
+    Certificate,
+    /// A certificate revocation list.
+    Crl,
 }
 
 /// Bytes that were linted and may be signed. Sealed: only this crate's linting constructors make one.
@@ -37,6 +46,10 @@ pub trait ToBeSigned: sealed::Sealed + Send + Sync {
     fn to_be_signed(&self) -> &[u8];
     /// Algorithm named inside those bytes.
     fn signature_algorithm(&self) -> SignatureAlgorithm;
+    /// What they are.
+    fn document(&self) -> Document {
+        Document::Certificate
+    }
 }
 
 /// What a leaf is for.
@@ -128,8 +141,8 @@ impl TbsCertificate {
         subject: &Subject,
         key: &SubjectPublicKeyInfo,
     ) -> Result<Self, LintFault> {
-        let crl_url = issuer.crl_url.as_deref();
-        let der = extension::of_leaf(kind, key, &issuer.key_identifier, crl_url)
+        let crl_url = issuer.crl_url_of(&serial);
+        let der = extension::of_leaf(kind, key, &issuer.key_identifier, crl_url.as_deref())
             .and_then(|extensions| {
                 Contents {
                     serial,

@@ -119,7 +119,7 @@ fn at_second(seconds: i64) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp(seconds, 0)
 }
 
-fn to_time(time: DateTime<Utc>) -> der::Result<Time> {
+pub(super) fn to_time(time: DateTime<Utc>) -> der::Result<Time> {
     let seconds = u64::try_from(time.timestamp()).map_err(|_| der::ErrorKind::DateTime)?;
     let time = DerDateTime::from_unix_duration(Duration::from_secs(seconds))?;
     Ok(if time.year() <= UtcTime::MAX_YEAR {
@@ -129,7 +129,7 @@ fn to_time(time: DateTime<Utc>) -> der::Result<Time> {
     })
 }
 
-fn from_time(time: &Time) -> Option<DateTime<Utc>> {
+pub(super) fn from_time(time: &Time) -> Option<DateTime<Utc>> {
     at_second(i64::try_from(time.to_unix_duration().as_secs()).ok()?)
 }
 

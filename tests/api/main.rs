@@ -13,6 +13,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod crl;
 mod devices;
 mod documents;
 mod issue;

@@ -14,6 +14,7 @@
 mod support;
 
 mod clock;
+mod crl;
 mod database;
 mod hsm;
 mod life;

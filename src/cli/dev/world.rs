@@ -25,6 +25,8 @@ use crate::pki::key_policy::KeyAlgorithm;
 const DATABASE: &str = "certfactory";
 const OWNER: &str = "certfactory_owner";
 const SERVICE: &str = "certfactory";
+/// Where the repository listens when nobody says where: certificates name it, so it should stay.
+const REPOSITORY_PORT: u16 = 8480;
 /// The token.
 const TOKEN_LABEL: &str = "certfactory-dev";
 /// One client of each role.
@@ -70,9 +72,11 @@ pub struct World {
     pub api: SocketAddr,
     /// Where operations will listen.
     pub operations: SocketAddr,
+    /// Where the repository will listen.
+    pub repository: SocketAddr,
     /// The database server.
     pub postgres: Postgres,
-    /// Both addresses, kept from others until the service takes them.
+    /// These addresses, kept from others until the service takes them.
     held: Vec<TcpListener>,
 }
 
@@ -83,10 +87,16 @@ pub fn softhsm_conf(dir: &Path) -> PathBuf {
 }
 
 impl World {
-    /// Makes what is missing below `dir`, starts the database. Port 0 takes a free one.
+    /// Makes what is missing below `dir`, starts the database. Port 0 takes a free one; so does no
+    /// repository port when [`REPOSITORY_PORT`] is taken.
     ///
     /// The process must run with `SOFTHSM2_CONF` set to [`softhsm_conf`].
-    pub fn make(dir: &Path, port: u16, operations_port: u16) -> anyhow::Result<Self> {
+    pub fn make(
+        dir: &Path,
+        port: u16,
+        operations_port: u16,
+        repository_port: Option<u16>,
+    ) -> anyhow::Result<Self> {
         for name in [
             "tls",
             "clients",
@@ -97,13 +107,18 @@ impl World {
         ] {
             std::fs::create_dir_all(dir.join(name))?;
         }
-        let held = vec![hold(port)?, hold(operations_port)?];
+        let repository = match repository_port {
+            Some(port) => hold(port)?,
+            None => hold(REPOSITORY_PORT).or_else(|_| hold(0))?,
+        };
+        let held = vec![hold(port)?, hold(operations_port)?, repository];
         let postgres = Postgres::make(&dir.join("postgres"), &dir.join("log/postgres.log"))?;
         postgres.start()?;
         let world = Self {
             dir: dir.to_path_buf(),
             api: held[0].local_addr()?,
             operations: held[1].local_addr()?,
+            repository: held[2].local_addr()?,
             postgres,
             held,
         };
@@ -140,7 +155,7 @@ impl World {
         let dir = self.dir.display();
         let issuers: String = ISSUERS
             .iter()
-            .map(|(name, _)| format!("\n[[issuer]]\nname = \"{name}\"\nhsm = \"softhsm\"\nkey_label = \"{name}\"\ncertificate = \"issuers/{name}.pem\"\n"))
+            .map(|(name, _)| format!("\n[[issuer]]\nname = \"{name}\"\nhsm = \"softhsm\"\nkey_label = \"{name}\"\ncertificate = \"issuers/{name}.pem\"\ncrl_url = \"http://{}/pki/{name}.crl\"\n", self.repository))
             .collect();
         let configuration = format!(
             r#"# Made by `certfactory dev`; written anew at each start.
@@ -153,6 +168,12 @@ client_ca = "tls/clients-ca.pem"
 
 [operations]
 listen = "{operations}"
+
+[repository]
+listen = "{repository}"
+
+[crl]
+every_seconds = 2
 
 [database]
 url = "{url}"
@@ -175,6 +196,7 @@ profiles = "profiles"
 "#,
             api = self.api,
             operations = self.operations,
+            repository = self.repository,
             url = self.postgres.url(SERVICE, DATABASE)?,
             owner_url = self.postgres.url(OWNER, DATABASE)?,
             module = softhsm_module()?.display(),
