@@ -55,6 +55,8 @@ const RECOUNT_EVERY: Duration = Duration::from_secs(10);
 const RECOVER_EVERY: Duration = Duration::from_millis(500);
 /// How often the service's clock is held against the database's.
 const COMPARE_CLOCKS_EVERY: Duration = Duration::from_secs(1);
+/// How often people are told of what comes to its end.
+const WARN_EVERY: Duration = Duration::from_hours(24);
 /// Time for requests in flight to be answered at shutdown.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// How long keep-alive connections are told to close before the listener does.
@@ -170,6 +172,11 @@ impl App {
         tokio::spawn(keep_principals(watch.clone(), principals.clone()));
         tokio::spawn(keep_recovering(ca.clone()));
         tokio::spawn(keep_recounting(ca.clone()));
+        for (profile, _, last) in ca.last_seconds() {
+            let metric = &ca.metrics.profile_last_issue;
+            metric.with_label_values(&[profile]).set(last.timestamp());
+        }
+        tokio::spawn(keep_warning(ca.clone()));
         tokio::spawn(keep_comparing_clocks(ca.clone(), watch));
 
         let flights = Arc::new(Flights::default());
@@ -357,6 +364,22 @@ async fn keep_recounting(ca: Arc<Ca>) {
         tokio::time::sleep(RECOUNT_EVERY).await;
         // While the database is down nothing is issued, either.
         ca.recount_daily().await.ok();
+    }
+}
+
+/// Says once a day which profiles come to their end: a new issuer takes its time.
+async fn keep_warning(ca: Arc<Ca>) {
+    loop {
+        for ending in ca.endings(ca.clock.now()) {
+            tracing::warn!(
+                profile = ending.profile,
+                issuer = ending.issuer,
+                last = %ending.last,
+                within_days = ending.within_days,
+                "the profile's certificates would soon outlive its issuer"
+            );
+        }
+        tokio::time::sleep(WARN_EVERY).await;
     }
 }
 

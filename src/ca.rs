@@ -12,6 +12,7 @@ pub mod life;
 pub mod order;
 pub mod recover;
 pub mod rework;
+pub mod rotation;
 pub mod station;
 pub mod verification;
 

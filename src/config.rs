@@ -651,14 +651,17 @@ fn profiles(raw: &RawConfig, faults: &mut Vec<String>) -> Vec<Arc<Profile>> {
     let mut profiles = Vec::new();
     for path in paths {
         match profile(directory, &path) {
-            Ok(profile) if !raw.issuer.iter().any(|i| i.name == profile.issuer) => {
-                faults.push(format!(
-                    "{}: no [[issuer]] is named `{}`",
-                    path.display(),
-                    profile.issuer
-                ));
+            Ok(profile) => {
+                for issuer in profile.issuers() {
+                    if !raw.issuer.iter().any(|i| i.name == issuer) {
+                        faults.push(format!(
+                            "{}: no [[issuer]] is named `{issuer}`",
+                            path.display()
+                        ));
+                    }
+                }
+                profiles.push(Arc::new(profile));
             }
-            Ok(profile) => profiles.push(Arc::new(profile)),
             Err(lines) => faults.extend(
                 lines
                     .into_iter()

@@ -7,6 +7,7 @@
 pub const PAGES: &[(&str, &str)] = &[
     ("issuance", include_str!("manual/issuance.md")),
     ("orders", include_str!("manual/orders.md")),
+    ("revocation", include_str!("manual/revocation.md")),
     ("jitp", include_str!("manual/jitp.md")),
     ("threat-model", include_str!("manual/threat-model.md")),
     ("decisions", include_str!("manual/decisions.md")),
@@ -27,6 +28,9 @@ pub mod orders {}
 
 #[doc = include_str!("manual/life.md")]
 pub mod life {}
+
+#[doc = include_str!("manual/revocation.md")]
+pub mod revocation {}
 
 #[doc = include_str!("manual/jitp.md")]
 pub mod jitp {}

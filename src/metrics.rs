@@ -78,6 +78,8 @@ pub struct IssuanceMetrics {
     pub seconds: HistogramVec,
     /// `certfactory_issuer_not_after_seconds{issuer}`
     pub issuer_not_after: IntGaugeVec,
+    /// `certfactory_profile_last_issue_seconds{profile}`
+    pub profile_last_issue: IntGaugeVec,
 }
 
 impl IssuanceMetrics {
@@ -114,6 +116,12 @@ impl IssuanceMetrics {
                 "certfactory_issuer_not_after_seconds",
                 "End of the issuer's validity, Unix time.",
                 &["issuer"],
+            )?,
+            profile_last_issue: gauges(
+                r,
+                "certfactory_profile_last_issue_seconds",
+                "When the profile issues its last certificate, since a later one would outlive its issuer, Unix time.",
+                &["profile"],
             )?,
         })
     }

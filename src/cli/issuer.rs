@@ -1,7 +1,8 @@
 //! `issuer init|list|show`: makes an issuing CA's key inside the token, and its certificate;
-//! `issuer crl` and `issuer verification-certificate` are in files of their own.
+//! `issuer crl`, `issuer rotate` and `issuer verification-certificate` are in files of their own.
 
 mod crl;
+mod rotate;
 mod verification;
 
 use std::collections::BTreeMap;
@@ -50,6 +51,8 @@ pub enum IssuerCommand {
     },
     /// Print an issuer's newest CRL, from a running service.
     Crl(crl::CrlArguments),
+    /// Make the next generation of an issuer, and say what to write where.
+    Rotate(rotate::RotateArguments),
     /// Prove to AWS IoT that an issuer's key is ours: a certificate for a registration code, through
     /// a running service.
     VerificationCertificate(verification::VerificationArguments),
@@ -82,6 +85,7 @@ pub fn run(global: &Global, command: &IssuerCommand) -> Outcome {
         IssuerCommand::List => list(global),
         IssuerCommand::Show { name } => show(global, name),
         IssuerCommand::Crl(arguments) => crl::run(global, arguments),
+        IssuerCommand::Rotate(arguments) => rotate::run(global, arguments),
         IssuerCommand::VerificationCertificate(arguments) => verification::run(global, arguments),
     }
 }

@@ -30,7 +30,7 @@ const COMPLETE: i16 = -1;
 /// One statement, so one moment.
 const SURVEY: &str = "
     WITH revoked AS (
-        SELECT issuer, coalesce(crl_shard, -1) AS shard, count(*) AS revoked
+        SELECT issuer, coalesce(crl_shard, (-1)::smallint) AS shard, count(*) AS revoked
         FROM life_event WHERE kind <> 'confirmed' GROUP BY 1, 2),
     newest AS (
         SELECT DISTINCT ON (issuer, shard) issuer, shard, crl_number, this_update, next_update, entries

@@ -40,7 +40,7 @@ fn started(prepare: impl FnOnce(&OwnWorld)) -> OwnWorld {
 }
 
 fn number(der: &[u8]) -> u64 {
-    let crl = CertificateList::from_der(der).unwrap();
+    let crl: CertificateList = CertificateList::from_der(der).unwrap();
     let extensions = crl.tbs_cert_list.crl_extensions.unwrap();
     let found = extensions.iter().find(|e| e.extn_id == CrlNumber::OID);
     let CrlNumber(number) = CrlNumber::from_der(found.unwrap().extn_value.as_bytes()).unwrap();
@@ -189,7 +189,8 @@ fn two_replicas_make_one_crl_a_number_and_publish_the_same() {
         address = format!("127.0.0.1:{}", crate::support::world::free_port());
         second[section]["listen"] = address.clone().into();
     }
-    second["issuance"]["instance"] = 2.into();
+    let issuance = second["issuance"].as_table_mut().unwrap();
+    issuance.insert("instance".into(), 2.into());
     let file = own.world.dir.join("second.toml");
     std::fs::write(&file, toml::to_string(&second).unwrap()).unwrap();
     let mut replica = own

@@ -21,6 +21,7 @@ mod life;
 mod load;
 mod orders;
 mod process;
+mod rotation;
 mod start;
 mod verification;
 

@@ -15,6 +15,7 @@
 #[path = "../issuance/load.rs"]
 mod load;
 mod orders;
+mod revocations;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -38,10 +39,11 @@ fn main() {
         Some("kills") => kills(number(1, 50)),
         Some("database-outage") => database_outage(seconds(number(1, 10))),
         Some("hsm-outage") => hsm_outage(seconds(number(1, 10)), seconds(number(2, 20))),
+        Some("crl") => revocations::crl(number(1, 100_000), seconds(number(2, 60))),
         Some("orders") => orders::orders(number(1, 1_000), number(2, 10)),
         _ => {
             eprintln!(
-                "usage: proofs kills [COUNT] | database-outage [SECONDS] | hsm-outage [AWAY_SECONDS FROZEN_SECONDS] | orders [QUANTITY KILLS]"
+                "usage: proofs kills [COUNT] | database-outage [SECONDS] | hsm-outage [AWAY_SECONDS FROZEN_SECONDS] | orders [QUANTITY KILLS] | crl [ENTRIES SECONDS]"
             );
             std::process::exit(2);
         }
