@@ -26,12 +26,14 @@ use crate::ca::clock::ClockWatch;
 use crate::ca::crl::CrlPublisher;
 use crate::ca::crl::CrlShelf;
 use crate::ca::life::LifeBook;
+use crate::ca::ocsp::OcspService;
 use crate::ca::order::OrderBook;
 use crate::ca::station::DailyCaps;
 use crate::ca::station::StationBook;
 use crate::ca::station::StationIssuing;
 use crate::config::Config;
 use crate::config::HsmSection;
+use crate::config::IssuerSection;
 use crate::config::decode_hex;
 use crate::db;
 use crate::hsm;
@@ -46,6 +48,7 @@ use crate::metrics::HsmMetrics;
 use crate::metrics::HttpMetrics;
 use crate::metrics::IssuanceMetrics;
 use crate::metrics::LedgerMetrics;
+use crate::metrics::OcspMetrics;
 
 /// How often the table of principals is read again.
 const PRINCIPALS_EVERY: Duration = Duration::from_millis(500);
@@ -155,6 +158,7 @@ impl App {
                 .await
                 .context("reading the principals")?,
         );
+        let ocsp_metrics = OcspMetrics::new(&registry)?;
         let shelf = Arc::new(CrlShelf::default());
         let publisher = CrlPublisher {
             ca: ca.clone(),
@@ -189,7 +193,16 @@ impl App {
         let (operations, operations_handle) = serve_operations(&config, &ca, registry, &flights)?;
         let mut servers = vec![api_handle, operations_handle];
         if let Some(section) = &config.raw.repository {
-            servers.push(repository::serve(section.listen, &ca, &shelf, every)?);
+            let responders = config.responders.iter();
+            let ocsp = OcspService::new(
+                ca.clone(),
+                responders.map(|r| (r.issuer.clone(), r.clone())).collect(),
+                // Of their own: neither a search nor the line waits for who asks here.
+                Arc::new(db::archive::PgArchive::new(&database)?),
+                every,
+                Arc::new(ocsp_metrics),
+            );
+            servers.push(repository::serve(section.listen, &ca, &shelf, ocsp, every)?);
         }
         tracing::info!(%api, %operations, version = env!("CARGO_PKG_VERSION"), "listening");
         Ok(Self {
@@ -443,16 +456,32 @@ pub fn token_configs(config: &Config) -> Vec<hsm::TokenConfig> {
                 .iter()
                 .zip(&config.issuers)
                 .filter(|(issuer, _)| issuer.hsm == section.name);
-            let keys = issuers.map(|(section, issuer)| hsm::KeyConfig {
-                issuer: issuer.name.clone(),
-                label: section.key_label.clone(),
-                id: section.key_id.as_deref().and_then(decode_hex),
-                spki_der: issuer.public_key.as_der().to_vec(),
-                algorithm: issuer.signature_algorithm,
+            let keys = issuers.flat_map(|(section, issuer)| {
+                let own = hsm::KeyConfig {
+                    issuer: issuer.name.clone(),
+                    label: section.key_label.clone(),
+                    id: section.key_id.as_deref().and_then(decode_hex),
+                    spki_der: issuer.public_key.as_der().to_vec(),
+                    algorithm: issuer.signature_algorithm,
+                };
+                std::iter::once(own).chain(responder_key(config, section))
             });
             token_config(section, pin.clone(), keys.collect())
         })
         .collect()
+}
+
+fn responder_key(config: &Config, section: &IssuerSection) -> Option<hsm::KeyConfig> {
+    let ocsp = section.ocsp.as_ref()?;
+    let mut responders = config.responders.iter();
+    let responder = responders.find(|responder| responder.issuer == section.name)?;
+    Some(hsm::KeyConfig {
+        issuer: responder.key_name(),
+        label: ocsp.key_label.clone(),
+        id: None,
+        spki_der: responder.public_key.as_der().to_vec(),
+        algorithm: responder.public_key.algorithm().signature_algorithm(),
+    })
 }
 
 /// One token.

@@ -9,6 +9,7 @@ pub mod crl;
 pub mod error;
 pub mod issue;
 pub mod life;
+pub mod ocsp;
 pub mod order;
 pub mod recover;
 pub mod rework;

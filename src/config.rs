@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::pki::crl::shard_number;
 use crate::pki::issuer::Issuer;
+use crate::pki::ocsp::Responder;
 use crate::pki::profile::Profile;
 use crate::pki::serial::InstanceByte;
 
@@ -185,6 +186,18 @@ pub struct IssuerSection {
     /// a leaf keeps its shard for life.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crl_shards: Option<u16>,
+    /// Its OCSP responder; absent: there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ocsp: Option<OcspSection>,
+}
+
+/// `[issuer.ocsp]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub struct OcspSection {
+    /// `CKA_LABEL` of the responder's private key, in the issuer's token.
+    pub key_label: String,
+    /// The responder's certificate, signed by the issuer, PEM.
+    pub certificate: PathBuf,
 }
 
 impl IssuerSection {
@@ -304,6 +317,8 @@ pub struct Config {
     pub raw: RawConfig,
     /// By order of the file.
     pub issuers: Vec<Arc<Issuer>>,
+    /// OCSP responders of some of them.
+    pub responders: Vec<Arc<Responder>>,
     /// By order of name.
     pub profiles: Vec<Arc<Profile>>,
     /// User PINs, by order of `raw.hsm`.
@@ -375,7 +390,11 @@ impl RawConfig {
             .chain(self.database.password_file.as_mut())
             .chain(self.database.owner_password_file.as_mut());
         let paths = paths.chain(self.hsm.iter_mut().map(|h| &mut h.pin_file));
-        for path in paths.chain(self.issuer.iter_mut().map(|i| &mut i.certificate)) {
+        let issuers = self.issuer.iter_mut().flat_map(|issuer| {
+            let ocsp = issuer.ocsp.as_mut().map(|ocsp| &mut ocsp.certificate);
+            std::iter::once(&mut issuer.certificate).chain(ocsp)
+        });
+        for path in paths.chain(issuers) {
             *path = base.join(&*path);
         }
     }
@@ -395,6 +414,7 @@ impl Config {
     pub fn load(path: &Path) -> Result<Self, ConfigFaults> {
         let (raw, mut faults) = RawConfig::parse(path)?;
         let issuers = issuers(&raw, &mut faults);
+        let responders = responders(&raw, &issuers, &mut faults);
         let profiles = profiles(&raw, &mut faults);
         let pins = raw
             .hsm
@@ -415,6 +435,7 @@ impl Config {
                 Ok(Self {
                     raw,
                     issuers,
+                    responders,
                     profiles,
                     pins,
                     database_password,
@@ -626,6 +647,35 @@ fn issuers(raw: &RawConfig, faults: &mut Vec<String>) -> Vec<Arc<Issuer>> {
         }
     }
     issuers
+}
+
+fn responders(
+    raw: &RawConfig,
+    issuers: &[Arc<Issuer>],
+    faults: &mut Vec<String>,
+) -> Vec<Arc<Responder>> {
+    let mut responders = Vec::new();
+    for issuer in issuers {
+        let section = raw.issuer.iter().find(|i| i.name == issuer.name);
+        let Some(ocsp) = section.and_then(|section| section.ocsp.as_ref()) else {
+            continue;
+        };
+        let parsed = std::fs::read_to_string(&ocsp.certificate)
+            .map_err(|e| e.to_string())
+            .and_then(|pem| Responder::parse(issuer, &pem).map_err(|e| e.to_string()));
+        match parsed {
+            Ok(responder) => responders.push(Arc::new(responder)),
+            Err(e) => faults.push(format!(
+                "issuer `{}`: ocsp: {}: {e}",
+                issuer.name,
+                ocsp.certificate.display()
+            )),
+        }
+    }
+    if !responders.is_empty() && raw.repository.is_none() {
+        faults.push("repository: an issuer has an ocsp section, but nobody listens".into());
+    }
+    responders
 }
 
 fn profiles(raw: &RawConfig, faults: &mut Vec<String>) -> Vec<Arc<Profile>> {

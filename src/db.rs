@@ -1,6 +1,6 @@
 //! The PostgreSQL adapter: [`ledger::PgLedger`] implements [`crate::ca::Ledger`] and
 //! [`crate::ca::order::OrderBook`],
-//! [`archive::PgArchive`] implements [`crate::ca::Archive`],
+//! [`archive::PgArchive`] implements [`crate::ca::Archive`] and [`crate::ca::ocsp::StatusBook`],
 //! [`crls::PgCrlStore`] implements [`crate::ca::crl::CrlStore`].
 //!
 //! Four rules hold in this room:
@@ -33,4 +33,5 @@ mod reserve;
 mod row;
 mod settle;
 mod stations;
+mod statuses;
 mod vitals;

@@ -8,6 +8,7 @@ pub mod issuers;
 pub mod jitp;
 pub mod limits;
 pub mod middleware;
+pub mod ocsp;
 pub mod ops;
 pub mod orders;
 pub mod principal;
@@ -19,11 +20,13 @@ use std::future::ready;
 
 use actix_web::HttpResponse;
 use actix_web::web;
+use actix_web::web::PayloadConfig;
 use actix_web::web::ServiceConfig;
 use utoipa::OpenApi;
 
 use crate::http::problem::Problem;
 use crate::http::problem::Slug;
+use crate::pki::ocsp::REQUEST_LENGTH_MAX;
 
 /// The API listener's routes.
 pub fn api(config: &mut ServiceConfig) {
@@ -132,6 +135,13 @@ pub fn repository(config: &mut ServiceConfig) {
                 .route(web::get().to(repository::file))
                 .route(web::head().to(repository::file)),
         )
+        .app_data(PayloadConfig::new(REQUEST_LENGTH_MAX))
+        .service(
+            web::resource("/ocsp/{issuer}")
+                .route(web::post().to(ocsp::post))
+                .default_service(web::to(|| ready(not_allowed("POST")))),
+        )
+        .service(readable("/ocsp/{issuer}/{request:.*}").route(web::get().to(ocsp::get)))
         .default_service(web::to(not_found));
 }
 

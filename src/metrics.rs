@@ -139,7 +139,7 @@ pub struct HsmMetrics {
     pub queue_depth: IntGauge,
     /// `certfactory_hsm_reopens_total{level}`: session, login, module
     pub reopens: IntCounterVec,
-    /// `certfactory_hsm_calls_total{function}`: `C_Sign` calls for certificates, challenges, probes, CRLs
+    /// `certfactory_hsm_calls_total{function}`: `C_Sign` calls for certificates, challenges, probes, CRLs, OCSP answers
     pub calls: IntCounterVec,
 }
 
@@ -182,7 +182,7 @@ impl HsmMetrics {
             calls: counters(
                 r,
                 "certfactory_hsm_calls_total",
-                "Signing calls to the HSM, by purpose: certificate, challenge, probe, crl.",
+                "Signing calls to the HSM, by purpose: certificate, challenge, probe, crl, ocsp.",
                 &["purpose"],
             )?,
         })
@@ -290,6 +290,26 @@ impl CrlMetrics {
         self.build_seconds
             .with_label_values(&[issuer])
             .observe(took.as_secs_f64());
+    }
+}
+
+/// The OCSP responders.
+pub struct OcspMetrics {
+    /// `certfactory_ocsp_answers_total{issuer,source}`: kept, signed, refused
+    pub answers: IntCounterVec,
+}
+
+impl OcspMetrics {
+    /// Registers the responders' metrics.
+    pub fn new(r: &Registry) -> prometheus::Result<Self> {
+        Ok(Self {
+            answers: counters(
+                r,
+                "certfactory_ocsp_answers_total",
+                "OCSP answers: kept from before, signed now, or refused (malformed, not ours, a neighbour is down).",
+                &["issuer", "source"],
+            )?,
+        })
     }
 }
 

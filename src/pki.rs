@@ -10,6 +10,7 @@ pub mod jitp;
 pub mod key_policy;
 pub mod lint;
 pub mod name;
+pub mod ocsp;
 pub mod pem;
 pub mod profile;
 pub mod readback;

@@ -13,6 +13,7 @@ use anyhow::Context;
 use crate::ca::Ca;
 use crate::ca::crl::CrlPublisher;
 use crate::ca::crl::CrlShelf;
+use crate::ca::ocsp::OcspService;
 use crate::http;
 use crate::http::repository::Freshness;
 
@@ -26,15 +27,18 @@ pub(super) fn serve(
     listen: SocketAddr,
     ca: &Arc<Ca>,
     shelf: &Arc<CrlShelf>,
+    ocsp: OcspService,
     every: Duration,
 ) -> anyhow::Result<ServerHandle> {
     let ca = Data::from(Arc::clone(ca));
     let shelf = Data::from(Arc::clone(shelf));
+    let ocsp = Data::new(ocsp);
     let freshness = Data::new(Freshness(every));
     let server = HttpServer::new(move || {
         Actix::new()
             .app_data(ca.clone())
             .app_data(shelf.clone())
+            .app_data(ocsp.clone())
             .app_data(freshness.clone())
             .configure(http::repository)
     });

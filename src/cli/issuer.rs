@@ -1,7 +1,8 @@
 //! `issuer init|list|show`: makes an issuing CA's key inside the token, and its certificate;
-//! `issuer crl`, `issuer rotate` and `issuer verification-certificate` are in files of their own.
+//! the others are in files of their own.
 
 mod crl;
+pub mod responder;
 mod rotate;
 mod verification;
 
@@ -51,6 +52,8 @@ pub enum IssuerCommand {
     },
     /// Print an issuer's newest CRL, from a running service.
     Crl(crl::CrlArguments),
+    /// Make the key and the certificate of an issuer's OCSP responder.
+    OcspResponder(responder::ResponderArguments),
     /// Make the next generation of an issuer, and say what to write where.
     Rotate(rotate::RotateArguments),
     /// Prove to AWS IoT that an issuer's key is ours: a certificate for a registration code, through
@@ -85,6 +88,7 @@ pub fn run(global: &Global, command: &IssuerCommand) -> Outcome {
         IssuerCommand::List => list(global),
         IssuerCommand::Show { name } => show(global, name),
         IssuerCommand::Crl(arguments) => crl::run(global, arguments),
+        IssuerCommand::OcspResponder(arguments) => responder::run(global, arguments),
         IssuerCommand::Rotate(arguments) => rotate::run(global, arguments),
         IssuerCommand::VerificationCertificate(arguments) => verification::run(global, arguments),
     }

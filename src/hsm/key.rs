@@ -41,7 +41,7 @@ pub(crate) struct Key {
     last_success: AtomicU64,
     sign_seconds: Histogram,
     up: IntGauge,
-    calls: [IntCounter; 4],
+    calls: [IntCounter; 5],
 }
 
 /// How far a key is to be trusted.
@@ -78,6 +78,7 @@ pub(crate) enum Purpose {
     Challenge,
     Probe,
     Crl,
+    Ocsp,
 }
 
 impl From<Document> for Purpose {
@@ -85,6 +86,7 @@ impl From<Document> for Purpose {
         match document {
             Document::Certificate => Self::Certificate,
             Document::Crl => Self::Crl,
+            Document::Ocsp => Self::Ocsp,
         }
     }
 }
@@ -108,7 +110,7 @@ impl Key {
             last_success: AtomicU64::new(0),
             sign_seconds: metrics.sign_seconds.with_label_values(&[&config.issuer]),
             up,
-            calls: ["certificate", "challenge", "probe", "crl"]
+            calls: ["certificate", "challenge", "probe", "crl", "ocsp"]
                 .map(|purpose| metrics.calls.with_label_values(&[purpose])),
             config,
         }

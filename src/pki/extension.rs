@@ -84,6 +84,35 @@ pub(super) fn of_ca_request() -> der::Result<Vec<Extension>> {
     ])
 }
 
+/// id-kp-OCSPSigning (RFC 6960 4.2.2.2).
+pub(super) const ID_KP_OCSP_SIGNING: ObjectIdentifier =
+    ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.9");
+/// id-pkix-ocsp-nocheck (RFC 6960 4.2.2.2.1).
+pub(super) const ID_PKIX_OCSP_NOCHECK: ObjectIdentifier =
+    ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.48.1.5");
+
+/// basicConstraints, keyUsage, OCSPSigning, nocheck, SKI, AKI: what an OCSP responder has.
+pub(super) fn of_responder(
+    key: &SubjectPublicKeyInfo,
+    authority_key_identifier: &[u8],
+) -> der::Result<Vec<Extension>> {
+    Ok(vec![
+        extension(
+            true,
+            &BasicConstraints {
+                ca: false,
+                path_len_constraint: None,
+            },
+        )?,
+        extension(true, &KeyUsage(KeyUsages::DigitalSignature.into()))?,
+        extension(false, &ExtendedKeyUsage(vec![ID_KP_OCSP_SIGNING]))?,
+        // Its value is NULL.
+        raw(ID_PKIX_OCSP_NOCHECK, false, vec![5, 0])?,
+        subject_key_identifier(key)?,
+        key_identifier_of_authority(authority_key_identifier)?,
+    ])
+}
+
 /// AKI and cRLNumber; for a shard, which part of the leaves it lists (RFC 5280 5.2).
 pub(super) fn of_crl(
     authority_key_identifier: &[u8],
@@ -162,7 +191,11 @@ fn extension<T: AssociatedOid + Encode>(critical: bool, value: &T) -> der::Resul
     raw(T::OID, critical, value.to_der()?)
 }
 
-fn raw(extn_id: ObjectIdentifier, critical: bool, value: Vec<u8>) -> der::Result<Extension> {
+pub(super) fn raw(
+    extn_id: ObjectIdentifier,
+    critical: bool,
+    value: Vec<u8>,
+) -> der::Result<Extension> {
     Ok(Extension {
         extn_id,
         critical,

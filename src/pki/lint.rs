@@ -119,6 +119,34 @@ pub(super) fn leaf_certificate(
     rules.finish()
 }
 
+/// The certificate of this issuer's OCSP responder, for `key`.
+pub(super) fn responder_certificate(
+    der: &[u8],
+    issuer: &Issuer,
+    key: &SubjectPublicKeyInfo,
+) -> Result<(), LintFault> {
+    let tbs = parse(der)?;
+    let spki = tbs.subject_public_key_info().to_der().unwrap_or_default();
+    let mut rules = Rules::default();
+    rules.common(&tbs, &spki, key, &issuer.public_key);
+    rules.hold(
+        "RFC 5280 4.1.2.4 issuer",
+        encodes_to(tbs.issuer(), &issuer.subject_der),
+    );
+    rules.hold(
+        "RFC 5280 4.1.2.5 validity within the issuer's",
+        Validity::from_x509(tbs.validity())
+            .is_some_and(|validity| validity.not_after <= issuer.validity.not_after),
+    );
+    let extensions = tbs.extensions().map(Vec::as_slice).unwrap_or_default();
+    rules.hold(
+        "RFC 6960 4.2.2.2 basicConstraints, keyUsage, OCSPSigning, nocheck, SKI, AKI and nothing else",
+        extension::of_responder(key, &issuer.key_identifier)
+            .is_ok_and(|expected| extensions == expected),
+    );
+    rules.finish()
+}
+
 /// A self-signed CA certificate for `key`.
 pub(super) fn self_signed_ca(der: &[u8], key: &SubjectPublicKeyInfo) -> Result<(), LintFault> {
     let tbs = parse(der)?;

@@ -3,9 +3,11 @@
 mod ca;
 #[cfg(test)]
 pub(super) mod fixture;
+mod responder;
 
 pub use ca::CertificationRequestInfo;
 pub use ca::TbsCaCertificate;
+pub use responder::TbsResponderCertificate;
 
 use super::extension;
 use super::issuer::Issuer;
@@ -38,6 +40,8 @@ pub enum Document {
     Certificate,
     /// A certificate revocation list.
     Crl,
+    /// The answer of an OCSP responder.
+    Ocsp,
 }
 
 /// Bytes that were linted and may be signed. Sealed: only this crate's linting constructors make one.

@@ -19,6 +19,7 @@ mod documents;
 mod issue;
 mod jitp;
 mod life;
+mod ocsp;
 mod orders;
 mod principals;
 mod refusals;

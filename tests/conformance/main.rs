@@ -318,6 +318,49 @@ fn openssl_gnutls_and_pkilint_accept_the_crls_and_believe_them() {
     }
 }
 
+#[test]
+fn openssl_and_pkilint_accept_ocsp_answers_and_the_responders_certificate() {
+    let world = shared();
+    let dir = TempDir::new().unwrap();
+    let answer = dir.path().join("answer.der");
+    for (profile, issuer) in [("lightbulb", "line-ec"), ("workshop", "line-rsa")] {
+        let device = Device::p256();
+        let body = issued(&world.client("station-01").issue(&device.request(profile)));
+        let serial = format!("0x{}", body["serial_number"].as_str().unwrap());
+        let url = format!("{}/ocsp/{issuer}", world.repository);
+        let responder = world.dir.join(format!("issuers/{issuer}-ocsp.pem"));
+        let issuer = world.dir.join(format!("issuers/{issuer}.pem"));
+        for revoked in [false, true] {
+            if revoked {
+                world.revoke(&body, "privilegeWithdrawn");
+            }
+            let asked = ["ocsp", "-url", &url, "-serial", &serial, "-issuer"].map(Path::new);
+            let files = [
+                &issuer,
+                Path::new("-CAfile"),
+                &issuer,
+                Path::new("-respout"),
+                &answer,
+            ];
+            let text = accepts("openssl", &[&asked[..], &files].concat());
+            assert!(text.contains("Response verify OK"), "{text}");
+            assert_eq!(text.contains(": revoked"), revoked, "{text}");
+            let lint = ["lint", "-s", "ERROR"].map(Path::new);
+            let (success, text) = run(
+                &python("lint_ocsp_response"),
+                &[&lint[..], &[&answer]].concat(),
+            );
+            assert!(success && text.trim().is_empty(), "{text}");
+        }
+        let lint = ["lint", "-s", "ERROR"].map(Path::new);
+        let (success, text) = run(
+            &python("lint_pkix_cert"),
+            &[&lint[..], &[&responder]].concat(),
+        );
+        assert!(success, "{text}");
+    }
+}
+
 struct Broker(Child);
 
 impl Drop for Broker {

@@ -40,10 +40,11 @@ fn main() {
         Some("database-outage") => database_outage(seconds(number(1, 10))),
         Some("hsm-outage") => hsm_outage(seconds(number(1, 10)), seconds(number(2, 20))),
         Some("crl") => revocations::crl(number(1, 100_000), seconds(number(2, 60))),
+        Some("ocsp") => revocations::ocsp(seconds(number(1, 10))),
         Some("orders") => orders::orders(number(1, 1_000), number(2, 10)),
         _ => {
             eprintln!(
-                "usage: proofs kills [COUNT] | database-outage [SECONDS] | hsm-outage [AWAY_SECONDS FROZEN_SECONDS] | orders [QUANTITY KILLS] | crl [ENTRIES SECONDS]"
+                "usage: proofs kills [COUNT] | database-outage [SECONDS] | hsm-outage [AWAY_SECONDS FROZEN_SECONDS] | orders [QUANTITY KILLS] | crl [ENTRIES SECONDS] | ocsp [SECONDS]"
             );
             std::process::exit(2);
         }

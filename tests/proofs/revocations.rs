@@ -1,10 +1,17 @@
-//! A long CRL, built again and again while the line issues.
+//! A long CRL, built again and again while the line issues; OCSP answers a second.
 
 use std::time::{Duration, Instant};
 
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+
 use crate::STATIONS;
 use crate::load::Load;
-use crate::support::world::OwnWorld;
+use crate::support::device::Device;
+use crate::support::world::{OwnWorld, issued};
+
+/// Connections that ask for OCSP answers.
+const OCSP_CLIENTS: usize = 8;
 
 /// How long the rate without CRLs is measured.
 const BEFORE: Duration = Duration::from_secs(20);
@@ -117,4 +124,92 @@ fn revoke(own: &OwnWorld, first: u32, last: u32) {
          SELECT ('{SEEDED}' || lpad(to_hex(n), 12, '0'))::uuid, 'revoked', 'operator', 1, 'line-ec'
          FROM generate_series({first}, {last}) n"
     ));
+}
+
+/// Answers a second from those that are kept: eight clients, a hundred certificates.
+pub fn ocsp(during: Duration) {
+    let own = OwnWorld::running();
+    let station = own.world.client("station-01");
+    let issuer = own.world.dir.join("issuers/line-ec.pem");
+    let bodies: Vec<_> = (0..100)
+        .map(|_| issued(&station.issue(&Device::p256().request("lightbulb"))))
+        .collect();
+    let requests: Vec<Vec<u8>> = bodies
+        .iter()
+        .map(|body| {
+            let file = own.world.dir.join("request.der");
+            let serial = format!("0x{}", body["serial_number"].as_str().unwrap());
+            let made = std::process::Command::new("openssl")
+                .args(["ocsp", "-no_nonce", "-serial", &serial, "-issuer"])
+                .arg(&issuer)
+                .arg("-reqout")
+                .arg(&file)
+                .output()
+                .unwrap();
+            assert!(made.status.success());
+            std::fs::read(&file).unwrap()
+        })
+        .collect();
+    let address = own.world.repository.strip_prefix("http://").unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let end = Instant::now() + during;
+    let answers: usize = runtime.block_on(async {
+        let clients: Vec<_> = (0..OCSP_CLIENTS)
+            .map(|n| {
+                let (address, requests) = (address.to_owned(), requests.clone());
+                tokio::spawn(async move { ask_until(end, &address, &requests, n).await })
+            })
+            .collect();
+        let mut answers = 0;
+        for client in clients {
+            answers += client.await.unwrap();
+        }
+        answers
+    });
+    let metric = |source: &str| {
+        own.world.metric(&format!(
+            "certfactory_ocsp_answers_total{{issuer=\"line-ec\",source=\"{source}\"}}"
+        ))
+    };
+    println!("OCSP clients               {OCSP_CLIENTS}, one machine with the service");
+    println!("answers                    {answers} in {during:?}");
+    println!(
+        "answers/s                  {:.0}",
+        f64::from(u32::try_from(answers).unwrap()) / during.as_secs_f64()
+    );
+    println!(
+        "of them                    {} kept, {} signed, {} refused",
+        metric("kept"),
+        metric("signed"),
+        metric("refused")
+    );
+}
+
+/// One connection, one request after the other; counts answers that are as long as a signed one.
+async fn ask_until(end: Instant, address: &str, requests: &[Vec<u8>], first: usize) -> usize {
+    let tcp = tokio::net::TcpStream::connect(address).await.unwrap();
+    tcp.set_nodelay(true).unwrap();
+    let io = hyper_util::rt::TokioIo::new(tcp);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+    tokio::spawn(connection);
+    let (mut answers, mut next) = (0, first);
+    while Instant::now() < end {
+        next = (next + 1) % requests.len();
+        let request = hyper::Request::post("/ocsp/line-ec")
+            .header("host", address)
+            .header("content-type", "application/ocsp-request")
+            .body(Full::new(Bytes::from(requests[next].clone())))
+            .unwrap();
+        sender.ready().await.unwrap();
+        let answer = sender.send_request(request).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        assert!(body.len() > 400, "a refusal");
+        answers += 1;
+    }
+    answers
 }

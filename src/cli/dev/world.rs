@@ -44,6 +44,8 @@ const ISSUERS: [(&str, KeyAlgorithm); 3] = [
 ];
 /// The issuer of client certificates.
 const STATIONS: &str = "stations";
+/// Life of their OCSP responders' certificates.
+const RESPONDER_DAYS: i64 = 366;
 /// The profiles and their templates.
 const PROFILES: [(&str, &str); 4] = [
     (
@@ -155,7 +157,7 @@ impl World {
         let dir = self.dir.display();
         let issuers: String = ISSUERS
             .iter()
-            .map(|(name, _)| format!("\n[[issuer]]\nname = \"{name}\"\nhsm = \"softhsm\"\nkey_label = \"{name}\"\ncertificate = \"issuers/{name}.pem\"\ncrl_url = \"http://{}/pki/{name}.crl\"\n", self.repository))
+            .map(|(name, _)| format!("\n[[issuer]]\nname = \"{name}\"\nhsm = \"softhsm\"\nkey_label = \"{name}\"\ncertificate = \"issuers/{name}.pem\"\ncrl_url = \"http://{}/pki/{name}.crl\"\n\n[issuer.ocsp]\nkey_label = \"{name}-ocsp\"\ncertificate = \"issuers/{name}-ocsp.pem\"\n", self.repository))
             .collect();
         let configuration = format!(
             r#"# Made by `certfactory dev`; written anew at each start.
@@ -245,6 +247,11 @@ profiles = "profiles"
                     algorithm,
                     &[("O", "certfactory development"), ("CN", name)],
                 )?;
+            }
+            let responder = self.dir.join(format!("issuers/{name}-ocsp.pem"));
+            let section = raw.issuer.iter().find(|issuer| issuer.name == name);
+            if let Some(section) = section.filter(|_| !responder.exists()) {
+                issuer::responder::make(&raw, section, RESPONDER_DAYS).map_err(|f| f.error)?;
             }
         }
         Ok(())

@@ -61,6 +61,7 @@ pub(super) fn run(global: &Global, arguments: &RotateArguments) -> Outcome {
         name: next.clone(),
         key_label: next.clone(),
         key_id: None,
+        ocsp: None,
         certificate: old.certificate.with_file_name(format!("{next}.pem")),
         crl_url: old.crl_url.as_ref().map(|url| url.replace(name, next)),
         ..old.clone()
