@@ -12,7 +12,7 @@ use actix_web::dev::ServerHandle;
 use actix_web::middleware::from_fn;
 use actix_web::web::Data;
 use anyhow::Context;
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use openssl::ssl::{SslAcceptor, SslAcceptorBuilder, SslFiletype, SslMethod, SslVerifyMode};
 use prometheus::Registry;
 use secrecy::{ExposeSecret, SecretString};
@@ -23,10 +23,8 @@ use crate::ca::Clock;
 use crate::ca::Ledger;
 use crate::ca::Signer;
 use crate::ca::clock::ClockWatch;
-use crate::ca::crl::CrlPublisher;
 use crate::ca::crl::CrlShelf;
 use crate::ca::life::LifeBook;
-use crate::ca::ocsp::OcspService;
 use crate::ca::order::OrderBook;
 use crate::ca::station::DailyCaps;
 use crate::ca::station::StationBook;
@@ -43,12 +41,10 @@ use crate::http::limits::Limits;
 use crate::http::middleware::Around;
 use crate::http::middleware::Flights;
 use crate::http::principal::Principals;
-use crate::metrics::CrlMetrics;
 use crate::metrics::HsmMetrics;
 use crate::metrics::HttpMetrics;
 use crate::metrics::IssuanceMetrics;
 use crate::metrics::LedgerMetrics;
-use crate::metrics::OcspMetrics;
 
 /// How often the table of principals is read again.
 const PRINCIPALS_EVERY: Duration = Duration::from_millis(500);
@@ -158,21 +154,7 @@ impl App {
                 .await
                 .context("reading the principals")?,
         );
-        let ocsp_metrics = OcspMetrics::new(&registry)?;
-        let shelf = Arc::new(CrlShelf::default());
-        let publisher = CrlPublisher {
-            ca: ca.clone(),
-            store: Arc::new(db::crls::PgCrlStore::new(&database)?),
-            shelf: shelf.clone(),
-            life: TimeDelta::hours(config.raw.crl.next_update_hours.into()),
-            metrics: Arc::new(CrlMetrics::new(&registry)?),
-        };
-        publisher
-            .publish_stored()
-            .await
-            .context("reading the CRLs")?;
-        let every = Duration::from_secs(config.raw.crl.every_seconds.into());
-        tokio::spawn(repository::keep_publishing(publisher, every));
+        let shelf = repository::publish(&config, &database, &ca, &registry).await?;
         tokio::spawn(keep_principals(watch.clone(), principals.clone()));
         tokio::spawn(keep_recovering(ca.clone()));
         tokio::spawn(keep_recounting(ca.clone()));
@@ -190,20 +172,10 @@ impl App {
             issuance,
         });
         let (api, api_handle) = serve_api(&config, &ca, &shelf, principals, around)?;
+        let repository = repository::serve(&config, &database, &ca, &shelf, &registry)?;
         let (operations, operations_handle) = serve_operations(&config, &ca, registry, &flights)?;
         let mut servers = vec![api_handle, operations_handle];
-        if let Some(section) = &config.raw.repository {
-            let responders = config.responders.iter();
-            let ocsp = OcspService::new(
-                ca.clone(),
-                responders.map(|r| (r.issuer.clone(), r.clone())).collect(),
-                // Of their own: neither a search nor the line waits for who asks here.
-                Arc::new(db::archive::PgArchive::new(&database)?),
-                every,
-                Arc::new(ocsp_metrics),
-            );
-            servers.push(repository::serve(section.listen, &ca, &shelf, ocsp, every)?);
-        }
+        servers.extend(repository);
         tracing::info!(%api, %operations, version = env!("CARGO_PKG_VERSION"), "listening");
         Ok(Self {
             ca,

@@ -580,11 +580,13 @@ fn check_stations(
     if !(1..=3_650).contains(&stations.days) {
         faults.push("stations.days: must be 1 to 3650".into());
     }
-    for profile in profiles.iter().filter(|it| it.issuer == stations.issuer) {
-        faults.push(format!(
-            "profile `{}`: its issuer `{}` is the stations', which issues to no device",
-            profile.name, profile.issuer
-        ));
+    for profile in profiles {
+        if profile.issuers().any(|issuer| issuer == stations.issuer) {
+            faults.push(format!(
+                "profile `{}`: its issuer `{}` is the stations', which issues to no device",
+                profile.name, stations.issuer
+            ));
+        }
     }
 }
 

@@ -13,8 +13,8 @@ pub mod ops;
 pub mod orders;
 pub mod principal;
 pub mod problem;
-pub mod stations;
 pub mod repository;
+pub mod stations;
 
 use std::future::ready;
 

@@ -118,15 +118,13 @@ impl CrlShelf {
     }
 
     fn put(&self, crl: &Arc<StoredCrl>) {
-        self.0.rcu(|shelf| {
-            let mut shelf = BTreeMap::clone(shelf);
-            let known = shelf
-                .get(&crl.id)
-                .map_or(0, |known| known.edition.crl_number);
+        self.0.rcu(|published| {
+            let mut all = BTreeMap::clone(published);
+            let known = all.get(&crl.id).map_or(0, |known| known.edition.crl_number);
             if known < crl.edition.crl_number {
-                shelf.insert(crl.id.clone(), Arc::clone(crl));
+                all.insert(crl.id.clone(), Arc::clone(crl));
             }
-            shelf
+            all
         });
     }
 }

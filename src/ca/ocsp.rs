@@ -31,7 +31,7 @@ const LIFE: TimeDelta = TimeDelta::hours(12);
 /// Answers that are kept; when there are more, all are dropped and made again as they are asked for.
 const KEPT_MAX: usize = 100_000;
 /// Answers that are signed at a time: whoever asks with nonces must not take the HSM from the line.
-const SIGNING_MAX: usize = 2;
+const SIGNING_MAX: usize = 1;
 /// Time for the HSM to sign one.
 const SIGN_MAX: Duration = Duration::from_secs(3);
 

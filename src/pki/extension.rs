@@ -6,6 +6,7 @@ use super::key_policy::SubjectPublicKeyInfo;
 use super::tbs::LeafKind;
 use const_oid::AssociatedOid;
 use const_oid::ObjectIdentifier;
+use const_oid::db::rfc5280::ID_CE_ISSUING_DISTRIBUTION_POINT;
 use const_oid::db::rfc5280::ID_KP_CLIENT_AUTH;
 use der::Decode;
 use der::Encode;
@@ -91,7 +92,7 @@ pub(super) const ID_KP_OCSP_SIGNING: ObjectIdentifier =
 pub(super) const ID_PKIX_OCSP_NOCHECK: ObjectIdentifier =
     ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.48.1.5");
 
-/// basicConstraints, keyUsage, OCSPSigning, nocheck, SKI, AKI: what an OCSP responder has.
+/// basicConstraints, keyUsage, id-kp-OCSPSigning, nocheck, SKI, AKI: what an OCSP responder has.
 pub(super) fn of_responder(
     key: &SubjectPublicKeyInfo,
     authority_key_identifier: &[u8],
@@ -132,7 +133,12 @@ pub(super) fn of_crl(
             indirect_crl: false,
             only_contains_attribute_certs: false,
         };
-        extensions.push(extension(true, &point)?);
+        // Not by the type's own OID, which in x509-cert 0.3 is subjectInfoAccess.
+        extensions.push(raw(
+            ID_CE_ISSUING_DISTRIBUTION_POINT,
+            true,
+            point.to_der()?,
+        )?);
     }
     Ok(extensions)
 }

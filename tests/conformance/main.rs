@@ -334,15 +334,20 @@ fn openssl_and_pkilint_accept_ocsp_answers_and_the_responders_certificate() {
             if revoked {
                 world.revoke(&body, "privilegeWithdrawn");
             }
-            let asked = ["ocsp", "-url", &url, "-serial", &serial, "-issuer"].map(Path::new);
-            let files = [
+            let arguments = [
+                Path::new("ocsp"),
+                Path::new("-issuer"),
                 &issuer,
                 Path::new("-CAfile"),
                 &issuer,
                 Path::new("-respout"),
                 &answer,
+                Path::new("-url"),
+                Path::new(&url),
+                Path::new("-serial"),
+                Path::new(&serial),
             ];
-            let text = accepts("openssl", &[&asked[..], &files].concat());
+            let text = accepts("openssl", &arguments);
             assert!(text.contains("Response verify OK"), "{text}");
             assert_eq!(text.contains(": revoked"), revoked, "{text}");
             let lint = ["lint", "-s", "ERROR"].map(Path::new);

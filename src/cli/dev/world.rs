@@ -90,7 +90,7 @@ pub fn softhsm_conf(dir: &Path) -> PathBuf {
 
 impl World {
     /// Makes what is missing below `dir`, starts the database. Port 0 takes a free one; so does no
-    /// repository port when [`REPOSITORY_PORT`] is taken.
+    /// repository port when 8480 is taken.
     ///
     /// The process must run with `SOFTHSM2_CONF` set to [`softhsm_conf`].
     pub fn make(

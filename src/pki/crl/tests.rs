@@ -1,3 +1,5 @@
+//! CRLs as OpenSSL reads them, and lists that are refused.
+
 use super::*;
 use crate::pki::serial::InstanceByte;
 use crate::pki::tbs::TbsCertificate;
@@ -121,7 +123,11 @@ fn a_certificate_says_which_shard_lists_it_whatever_the_number_of_shards_becomes
     assert_eq!(shard_of(&der, &fixture::ec_issuer()), None);
     assert_eq!(shard_of(&issuer.certificate, &issuer), None);
     assert_eq!(shard_of(b"", &issuer), None);
-    assert!(TbsCertList::build(&issuer, Some(shard), edition(1), Vec::new()).is_ok());
+    let list = TbsCertList::build(&issuer, Some(shard), edition(1), Vec::new()).unwrap();
+    // id-ce-issuingDistributionPoint, critical.
+    let point = [0x06, 3, 0x55, 0x1d, 0x1c, 0x01, 1, 0xff];
+    let octets = list.to_be_signed();
+    assert!(octets.windows(point.len()).any(|window| window == point));
 }
 
 #[test]

@@ -9,6 +9,7 @@ use crate::pki::extension;
 use crate::pki::issuer::Issuer;
 use crate::pki::validity;
 use const_oid::AssociatedOid;
+use const_oid::db::rfc5280::ID_CE_ISSUING_DISTRIBUTION_POINT;
 use der::Decode;
 use x509_cert::certificate::Version;
 use x509_cert::crl::RevokedCert;
@@ -141,7 +142,7 @@ fn is_of_shard(found: &Extension, url: &str) -> bool {
     let Ok(point) = extension::strict::<IssuingDistributionPoint>(found) else {
         return false;
     };
-    is(found, IssuingDistributionPoint::OID, true)
+    is(found, ID_CE_ISSUING_DISTRIBUTION_POINT, true)
         && point.only_contains_user_certs
         && !point.only_contains_ca_certs
         && !point.only_contains_attribute_certs

@@ -59,7 +59,7 @@ impl Responder {
             .iter()
             .find(|e| e.extn_id == ExtendedKeyUsage::OID);
         let purposes = purposes.and_then(|e| extension::strict::<ExtendedKeyUsage>(e).ok());
-        if !purposes.is_some_and(|p| p.0 == [extension::ID_KP_OCSP_SIGNING]) {
+        if purposes.is_none_or(|p| p.0 != [extension::ID_KP_OCSP_SIGNING]) {
             return Err(fault("its extKeyUsage is not OCSPSigning alone"));
         }
         if !extensions

@@ -1,3 +1,5 @@
+//! Requests as they come, and answers with and without a nonce.
+
 use super::*;
 use crate::pki::name::AttributeType;
 use crate::pki::pem;

@@ -16,7 +16,7 @@ use crate::pki::name::Subject;
 use crate::pki::serial::SerialNumber;
 use crate::pki::validity::Validity;
 
-/// An OCSP responder's certificate, complete but for the signature: OCSPSigning and nocheck.
+/// An OCSP responder's certificate, complete but for the signature: id-kp-OCSPSigning and nocheck.
 pub struct TbsResponderCertificate<'a> {
     der: Vec<u8>,
     issuer: &'a Issuer,
