@@ -1,6 +1,7 @@
 //! Composition root: `Config` → running service. The order of start and of shutdown is here.
 
 mod listener;
+mod repository;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use crate::ca::station::StationIssuing;
 use crate::ca::ticket::TicketTrust;
 use crate::config::Config;
 use crate::config::HsmSection;
+use crate::config::IssuerSection;
 use crate::config::decode_hex;
 use crate::db;
 use crate::hsm;
@@ -56,6 +58,8 @@ const RECOVER_EVERY: Duration = Duration::from_millis(500);
 const COMPARE_CLOCKS_EVERY: Duration = Duration::from_secs(1);
 /// How often the TLS files are looked at.
 const TLS_FILES_EVERY: Duration = Duration::from_secs(10);
+/// How often people are told of what comes to its end.
+const WARN_EVERY: Duration = Duration::from_hours(24);
 /// Time for requests in flight to be answered at shutdown.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// How long keep-alive connections are told to close before the listener does.
@@ -161,9 +165,15 @@ impl App {
                 .await
                 .context("reading the principals")?,
         );
+        let shelf = repository::publish(&config, &database, &ca, &registry).await?;
         tokio::spawn(keep_principals(watch.clone(), principals.clone()));
         tokio::spawn(keep_recovering(ca.clone()));
         tokio::spawn(keep_recounting(ca.clone()));
+        for (profile, _, last) in ca.last_seconds() {
+            let metric = &ca.metrics.profile_last_issue;
+            metric.with_label_values(&[profile]).set(last.timestamp());
+        }
+        tokio::spawn(keep_warning(ca.clone()));
         tokio::spawn(keep_comparing_clocks(ca.clone(), watch));
 
         let flights = Arc::new(Flights::default());
@@ -175,15 +185,18 @@ impl App {
         let metrics = TlsMetrics::new(&registry)?;
         let tls = Arc::new(Tls::load(tls_files(&config), ca.clock.now(), metrics)?);
         tokio::spawn(keep_tls_files(ca.clone(), tls.clone()));
-        let (api, api_handle) = listener::serve(&config, &ca, principals, around, &tls)?;
+        let (api, api_handle) = listener::serve(&config, &ca, &shelf, principals, around, &tls)?;
+        let repository = repository::serve(&config, &database, &ca, &shelf, &registry)?;
         let (operations, operations_handle) = serve_operations(&config, &ca, registry, &flights)?;
+        let mut servers = vec![api_handle, operations_handle];
+        servers.extend(repository);
         tracing::info!(%api, %operations, version = env!("CARGO_PKG_VERSION"), "listening");
         Ok(Self {
             ca,
             hsm,
             flights,
             tls,
-            servers: vec![api_handle, operations_handle],
+            servers,
             api,
             operations,
         })
@@ -295,6 +308,22 @@ async fn keep_tls_files(ca: Arc<Ca>, tls: Arc<Tls>) {
     }
 }
 
+/// Says once a day which profiles come to their end: a new issuer takes its time.
+async fn keep_warning(ca: Arc<Ca>) {
+    loop {
+        for ending in ca.endings(ca.clock.now()) {
+            tracing::warn!(
+                profile = ending.profile,
+                issuer = ending.issuer,
+                last = %ending.last,
+                within_days = ending.within_days,
+                "the profile's certificates would soon outlive its issuer"
+            );
+        }
+        tokio::time::sleep(WARN_EVERY).await;
+    }
+}
+
 async fn keep_recovering(ca: Arc<Ca>) {
     loop {
         match ca.recover().await {
@@ -366,12 +395,15 @@ pub fn token_configs(config: &Config) -> Vec<hsm::TokenConfig> {
                 .iter()
                 .zip(&config.issuers)
                 .filter(|(issuer, _)| issuer.hsm == section.name);
-            let keys = issuers.map(|(section, issuer)| hsm::KeyConfig {
-                issuer: issuer.name.clone(),
-                label: section.key_label.clone(),
-                id: section.key_id.as_deref().and_then(decode_hex),
-                spki_der: issuer.public_key.as_der().to_vec(),
-                algorithm: issuer.signature_algorithm,
+            let keys = issuers.flat_map(|(section, issuer)| {
+                let own = hsm::KeyConfig {
+                    issuer: issuer.name.clone(),
+                    label: section.key_label.clone(),
+                    id: section.key_id.as_deref().and_then(decode_hex),
+                    spki_der: issuer.public_key.as_der().to_vec(),
+                    algorithm: issuer.signature_algorithm,
+                };
+                std::iter::once(own).chain(responder_key(config, section))
             });
             let signs_reports = config.raw.site.report_key.as_ref();
             let report_key = signs_reports
@@ -387,6 +419,19 @@ pub fn token_configs(config: &Config) -> Vec<hsm::TokenConfig> {
             token_config(section, pin.clone(), keys.chain(report_key).collect())
         })
         .collect()
+}
+
+fn responder_key(config: &Config, section: &IssuerSection) -> Option<hsm::KeyConfig> {
+    let ocsp = section.ocsp.as_ref()?;
+    let mut responders = config.responders.iter();
+    let responder = responders.find(|responder| responder.issuer == section.name)?;
+    Some(hsm::KeyConfig {
+        issuer: responder.key_name(),
+        label: ocsp.key_label.clone(),
+        id: None,
+        spki_der: responder.public_key.as_der().to_vec(),
+        algorithm: responder.public_key.algorithm().signature_algorithm(),
+    })
 }
 
 /// One token.

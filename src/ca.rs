@@ -5,14 +5,17 @@
 //! Ports are implemented by the rooms beside this one (`hsm`, `db`) and handed in as `Arc<dyn …>`.
 
 pub mod clock;
+pub mod crl;
 pub mod device_pattern;
 pub mod error;
 pub mod issue;
 pub mod life;
+pub mod ocsp;
 pub mod order;
 pub mod recover;
 pub mod report;
 pub mod rework;
+pub mod rotation;
 pub mod station;
 pub mod ticket;
 pub mod verification;

@@ -14,8 +14,10 @@ use openssl::x509::X509;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
+use crate::pki::crl::shard_number;
 use crate::pki::issuer::Issuer;
 use crate::pki::jws::JwsKey;
+use crate::pki::ocsp::Responder;
 use crate::pki::profile::Profile;
 use crate::pki::report;
 use crate::pki::report::ReportKey;
@@ -29,6 +31,9 @@ pub struct RawConfig {
     /// The operations listener.
     #[serde(default)]
     pub operations: OperationsSection,
+    /// The repository listener; absent: there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repository: Option<RepositorySection>,
     /// The ledger.
     pub database: DatabaseSection,
     /// Tokens, one entry each.
@@ -41,6 +46,9 @@ pub struct RawConfig {
     /// Keys that sign tickets, one entry each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ticket_key: Vec<TicketKeySection>,
+    /// How CRLs are made.
+    #[serde(default)]
+    pub crl: CrlSection,
     /// How certificates are issued.
     #[serde(default)]
     pub issuance: IssuanceSection,
@@ -105,6 +113,13 @@ impl Default for OperationsSection {
             listen: SocketAddr::from(([127, 0, 0, 1], 9464)),
         }
     }
+}
+
+/// `[repository]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub struct RepositorySection {
+    /// Address and port of `/pki/…`, plain HTTP: what is there is public and signed.
+    pub listen: SocketAddr,
 }
 
 /// `[database]`
@@ -188,9 +203,56 @@ pub struct IssuerSection {
     pub key_id: Option<String>,
     /// The CA certificate, then its chain, PEM.
     pub certificate: PathBuf,
-    /// CRL distribution point of its leaves.
+    /// CRL distribution point of its leaves; with `{shard}` in it where there are shards.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crl_url: Option<String>,
+    /// Over how many CRLs its leaves are spread, 1 to 256. May be changed, but never taken away:
+    /// a leaf keeps its shard for life.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crl_shards: Option<u16>,
+    /// Its OCSP responder; absent: there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ocsp: Option<OcspSection>,
+}
+
+/// `[issuer.ocsp]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub struct OcspSection {
+    /// `CKA_LABEL` of the responder's private key, in the issuer's token.
+    pub key_label: String,
+    /// The responder's certificate, signed by the issuer, PEM.
+    pub certificate: PathBuf,
+}
+
+impl IssuerSection {
+    /// Reads the issuer's certificate and chain.
+    pub fn load(&self) -> Result<Issuer, String> {
+        let pem = std::fs::read_to_string(&self.certificate).map_err(|e| e.to_string())?;
+        Issuer::parse(&self.name, &pem, self.crl_url.clone())
+            .and_then(|issuer| issuer.with_crl_shards(self.crl_shards))
+            .map_err(|e| e.to_string())
+    }
+}
+
+/// `[crl]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(default)]
+pub struct CrlSection {
+    /// How often revocations are looked for, 1 to 3600: a revoked certificate is on the CRL after
+    /// so long and the time to build it.
+    pub every_seconds: u32,
+    /// From `thisUpdate` to `nextUpdate`, 1 to 8760. A CRL is renewed at half of it, so the HSM may
+    /// be away for the other half.
+    pub next_update_hours: u32,
+}
+
+impl Default for CrlSection {
+    fn default() -> Self {
+        Self {
+            every_seconds: 15,
+            next_update_hours: 48,
+        }
+    }
 }
 
 /// `[site]`
@@ -317,6 +379,8 @@ pub struct Config {
     pub raw: RawConfig,
     /// By order of the file.
     pub issuers: Vec<Arc<Issuer>>,
+    /// OCSP responders of some of them.
+    pub responders: Vec<Arc<Responder>>,
     /// By order of name.
     pub profiles: Vec<Arc<Profile>>,
     /// By order of the file.
@@ -396,7 +460,11 @@ impl RawConfig {
         let paths = paths.chain(self.hsm.iter_mut().map(|h| &mut h.pin_file));
         let paths = paths.chain(self.ticket_key.iter_mut().map(|k| &mut k.public_key));
         let paths = paths.chain(self.site.report_key.as_mut().map(|k| &mut k.public_key));
-        for path in paths.chain(self.issuer.iter_mut().map(|i| &mut i.certificate)) {
+        let issuers = self.issuer.iter_mut().flat_map(|issuer| {
+            let ocsp = issuer.ocsp.as_mut().map(|ocsp| &mut ocsp.certificate);
+            std::iter::once(&mut issuer.certificate).chain(ocsp)
+        });
+        for path in paths.chain(issuers) {
             *path = base.join(&*path);
         }
     }
@@ -416,6 +484,7 @@ impl Config {
     pub fn load(path: &Path) -> Result<Self, ConfigFaults> {
         let (raw, mut faults) = RawConfig::parse(path)?;
         let issuers = issuers(&raw, &mut faults);
+        let responders = responders(&raw, &issuers, &mut faults);
         let profiles = profiles(&raw, &mut faults);
         let ticket_keys = ticket_keys(&raw, &mut faults);
         let report_key = report_key(&raw, &mut faults);
@@ -439,6 +508,7 @@ impl Config {
                 Ok(Self {
                     raw,
                     issuers,
+                    responders,
                     profiles,
                     ticket_keys,
                     report_key,
@@ -505,6 +575,12 @@ fn check(raw: &RawConfig, faults: &mut Vec<String>) {
             "http: connections_per_address_max and handshakes_per_second_max must be 1 or more"
                 .into(),
         );
+    }
+    if !(1..=3600).contains(&raw.crl.every_seconds) {
+        faults.push("crl.every_seconds: must be 1 to 3600".into());
+    }
+    if !(1..=8760).contains(&raw.crl.next_update_hours) {
+        faults.push("crl.next_update_hours: must be 1 to 8760".into());
     }
     unique("hsm", raw.hsm.iter().map(|h| &h.name), faults);
     unique("issuer", raw.issuer.iter().map(|i| &i.name), faults);
@@ -599,11 +675,13 @@ fn check_stations(
     if !(1..=3_650).contains(&stations.days) {
         faults.push("stations.days: must be 1 to 3650".into());
     }
-    for profile in profiles.iter().filter(|it| it.issuer == stations.issuer) {
-        faults.push(format!(
-            "profile `{}`: its issuer `{}` is the stations', which issues to no device",
-            profile.name, profile.issuer
-        ));
+    for profile in profiles {
+        if profile.issuers().any(|issuer| issuer == stations.issuer) {
+            faults.push(format!(
+                "profile `{}`: its issuer `{}` is the stations', which issues to no device",
+                profile.name, stations.issuer
+            ));
+        }
     }
 }
 
@@ -624,13 +702,7 @@ fn unique<'a>(what: &str, names: impl Iterator<Item = &'a String>, faults: &mut 
 fn issuers(raw: &RawConfig, faults: &mut Vec<String>) -> Vec<Arc<Issuer>> {
     let mut issuers: Vec<Arc<Issuer>> = Vec::new();
     for section in &raw.issuer {
-        let parsed = std::fs::read_to_string(&section.certificate)
-            .map_err(|e| e.to_string())
-            .and_then(|pem| {
-                Issuer::parse(&section.name, &pem, section.crl_url.clone())
-                    .map_err(|e| e.to_string())
-            });
-        match parsed {
+        match section.load() {
             // AWS IoT and every verifier find the issuer by name: two keys behind one name break devices.
             Ok(issuer)
                 if issuers.iter().any(|other| {
@@ -643,12 +715,32 @@ fn issuers(raw: &RawConfig, faults: &mut Vec<String>) -> Vec<Arc<Issuer>> {
                     section.name
                 ));
             }
+            Ok(issuer) if issuer.crl_url.is_some() && !issuer.signs_crls => {
+                faults.push(format!(
+                    "issuer `{}`: crl_url is set, but the CA's keyUsage lacks cRLSign",
+                    section.name
+                ));
+            }
             Ok(issuer) => issuers.push(Arc::new(issuer)),
             Err(e) => faults.push(format!(
                 "issuer `{}`: {}: {e}",
                 section.name,
                 section.certificate.display()
             )),
+        }
+    }
+    for issuer in issuers.iter().filter(|issuer| issuer.crl_shards.is_some()) {
+        let shard = |name: &str| {
+            let number = name.strip_prefix(&issuer.name)?.strip_prefix('-')?;
+            shard_number(number)
+        };
+        for other in &raw.issuer {
+            if shard(&other.name).is_some() {
+                faults.push(format!(
+                    "issuer `{}`: its CRL would have the name of a shard of issuer `{}`",
+                    other.name, issuer.name
+                ));
+            }
         }
     }
     issuers
@@ -711,6 +803,35 @@ fn is_word(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
 }
 
+fn responders(
+    raw: &RawConfig,
+    issuers: &[Arc<Issuer>],
+    faults: &mut Vec<String>,
+) -> Vec<Arc<Responder>> {
+    let mut responders = Vec::new();
+    for issuer in issuers {
+        let section = raw.issuer.iter().find(|i| i.name == issuer.name);
+        let Some(ocsp) = section.and_then(|section| section.ocsp.as_ref()) else {
+            continue;
+        };
+        let parsed = std::fs::read_to_string(&ocsp.certificate)
+            .map_err(|e| e.to_string())
+            .and_then(|pem| Responder::parse(issuer, &pem).map_err(|e| e.to_string()));
+        match parsed {
+            Ok(responder) => responders.push(Arc::new(responder)),
+            Err(e) => faults.push(format!(
+                "issuer `{}`: ocsp: {}: {e}",
+                issuer.name,
+                ocsp.certificate.display()
+            )),
+        }
+    }
+    if !responders.is_empty() && raw.repository.is_none() {
+        faults.push("repository: an issuer has an ocsp section, but nobody listens".into());
+    }
+    responders
+}
+
 fn profiles(raw: &RawConfig, faults: &mut Vec<String>) -> Vec<Arc<Profile>> {
     let directory = &raw.issuance.profiles;
     let mut paths: Vec<PathBuf> = match std::fs::read_dir(directory) {
@@ -734,14 +855,17 @@ fn profiles(raw: &RawConfig, faults: &mut Vec<String>) -> Vec<Arc<Profile>> {
     let mut profiles = Vec::new();
     for path in paths {
         match profile(directory, &path) {
-            Ok(profile) if !raw.issuer.iter().any(|i| i.name == profile.issuer) => {
-                faults.push(format!(
-                    "{}: no [[issuer]] is named `{}`",
-                    path.display(),
-                    profile.issuer
-                ));
+            Ok(profile) => {
+                for issuer in profile.issuers() {
+                    if !raw.issuer.iter().any(|i| i.name == issuer) {
+                        faults.push(format!(
+                            "{}: no [[issuer]] is named `{issuer}`",
+                            path.display()
+                        ));
+                    }
+                }
+                profiles.push(Arc::new(profile));
             }
-            Ok(profile) => profiles.push(Arc::new(profile)),
             Err(lines) => faults.extend(
                 lines
                     .into_iter()

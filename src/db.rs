@@ -1,6 +1,7 @@
 //! The PostgreSQL adapter: [`ledger::PgLedger`] implements [`crate::ca::Ledger`] and
 //! [`crate::ca::order::OrderBook`],
-//! [`archive::PgArchive`] implements [`crate::ca::Archive`].
+//! [`archive::PgArchive`] implements [`crate::ca::Archive`] and [`crate::ca::ocsp::StatusBook`],
+//! [`crls::PgCrlStore`] implements [`crate::ca::crl::CrlStore`].
 //!
 //! Four rules hold in this room:
 //!
@@ -18,6 +19,7 @@
 pub mod archive;
 pub mod check;
 pub mod config;
+pub mod crls;
 pub mod error;
 pub mod ledger;
 pub mod migrate;
@@ -33,5 +35,6 @@ mod reserve;
 mod row;
 mod settle;
 mod stations;
+mod statuses;
 mod tickets;
 mod vitals;

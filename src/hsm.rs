@@ -242,7 +242,7 @@ impl Signer for Hsm {
                 )));
             }
             let message = tbs.to_be_signed().to_vec();
-            self.sign_message(issuer, message, Purpose::Certificate, deadline)
+            self.sign_message(issuer, message, tbs.document().into(), deadline)
                 .await
                 .map(Signature)
         })

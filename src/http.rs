@@ -9,10 +9,12 @@ pub mod issuers;
 pub mod jitp;
 pub mod limits;
 pub mod middleware;
+pub mod ocsp;
 pub mod ops;
 pub mod orders;
 pub mod principal;
 pub mod problem;
+pub mod repository;
 pub mod stations;
 pub mod tls;
 
@@ -20,11 +22,13 @@ use std::future::ready;
 
 use actix_web::HttpResponse;
 use actix_web::web;
+use actix_web::web::PayloadConfig;
 use actix_web::web::ServiceConfig;
 use utoipa::OpenApi;
 
 use crate::http::problem::Problem;
 use crate::http::problem::Slug;
+use crate::pki::ocsp::REQUEST_LENGTH_MAX;
 
 /// The API listener's routes.
 pub fn api(config: &mut ServiceConfig) {
@@ -111,6 +115,7 @@ pub fn api(config: &mut ServiceConfig) {
                 .route(web::get().to(issuers::certificate)),
         )
         .service(readable("/v1/issuers/{name}/chain.pem").route(web::get().to(issuers::chain)))
+        .service(readable("/v1/issuers/{name}/crl").route(web::get().to(issuers::crl::show)))
         .service(
             postable("/v1/issuers/{name}/verification-certificates")
                 .route(web::post().to(issuers::verification::issue)),
@@ -132,6 +137,24 @@ pub fn operations(config: &mut ServiceConfig) {
         .service(readable("/livez").route(web::get().to(ops::livez)))
         .service(readable("/readyz").route(web::get().to(ops::readyz)))
         .service(readable("/version").route(web::get().to(ops::version)))
+        .default_service(web::to(not_found));
+}
+
+/// The repository listener's routes: for devices and their verifiers, who need no certificate.
+pub fn repository(config: &mut ServiceConfig) {
+    config
+        .service(
+            readable("/pki/{file}")
+                .route(web::get().to(repository::file))
+                .route(web::head().to(repository::file)),
+        )
+        .app_data(PayloadConfig::new(REQUEST_LENGTH_MAX))
+        .service(
+            web::resource("/ocsp/{issuer}")
+                .route(web::post().to(ocsp::post))
+                .default_service(web::to(|| ready(not_allowed("POST")))),
+        )
+        .service(readable("/ocsp/{issuer}/{request:.*}").route(web::get().to(ocsp::get)))
         .default_service(web::to(not_found));
 }
 
@@ -197,6 +220,7 @@ fn not_allowed(allow: &'static str) -> Result<HttpResponse, Problem> {
         issuers::list,
         issuers::certificate,
         issuers::chain,
+        issuers::crl::show,
         issuers::verification::issue,
         jitp::lint,
         jitp::evaluate,

@@ -8,6 +8,7 @@ pub const PAGES: &[(&str, &str)] = &[
     ("issuance", include_str!("manual/issuance.md")),
     ("orders", include_str!("manual/orders.md")),
     ("transport", include_str!("manual/transport.md")),
+    ("revocation", include_str!("manual/revocation.md")),
     ("jitp", include_str!("manual/jitp.md")),
     ("threat-model", include_str!("manual/threat-model.md")),
     ("decisions", include_str!("manual/decisions.md")),
@@ -30,6 +31,9 @@ pub mod orders {}
 pub mod life {}
 #[doc = include_str!("manual/transport.md")]
 pub mod transport {}
+
+#[doc = include_str!("manual/revocation.md")]
+pub mod revocation {}
 
 #[doc = include_str!("manual/jitp.md")]
 pub mod jitp {}

@@ -1,6 +1,8 @@
 //! What the factory counts. One struct a subsystem, registered in the registry handed in;
 //! the help text is the documentation. Labels are closed sets: never a serial, never a device.
 
+use std::time::Duration;
+
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, core::Collector,
@@ -76,6 +78,8 @@ pub struct IssuanceMetrics {
     pub seconds: HistogramVec,
     /// `certfactory_issuer_not_after_seconds{issuer}`
     pub issuer_not_after: IntGaugeVec,
+    /// `certfactory_profile_last_issue_seconds{profile}`
+    pub profile_last_issue: IntGaugeVec,
 }
 
 impl IssuanceMetrics {
@@ -113,6 +117,12 @@ impl IssuanceMetrics {
                 "End of the issuer's validity, Unix time.",
                 &["issuer"],
             )?,
+            profile_last_issue: gauges(
+                r,
+                "certfactory_profile_last_issue_seconds",
+                "When the profile issues its last certificate, since a later one would outlive its issuer, Unix time.",
+                &["profile"],
+            )?,
         })
     }
 }
@@ -129,7 +139,8 @@ pub struct HsmMetrics {
     pub queue_depth: IntGauge,
     /// `certfactory_hsm_reopens_total{level}`: session, login, module
     pub reopens: IntCounterVec,
-    /// `certfactory_hsm_calls_total{function}`: `C_Sign` calls for certificates, challenges, probes, reports
+    /// `certfactory_hsm_calls_total{function}`: `C_Sign` calls for certificates, challenges, probes,
+    /// reports, CRLs, OCSP answers
     pub calls: IntCounterVec,
 }
 
@@ -172,7 +183,7 @@ impl HsmMetrics {
             calls: counters(
                 r,
                 "certfactory_hsm_calls_total",
-                "Signing calls to the HSM, by purpose: certificate, challenge, probe, report.",
+                "Signing calls to the HSM, by purpose: certificate, challenge, probe, report, crl, ocsp.",
                 &["purpose"],
             )?,
         })
@@ -208,6 +219,96 @@ impl LedgerMetrics {
             up: registered(
                 r,
                 IntGauge::new("certfactory_ledger_up", "1 when the ledger can record."),
+            )?,
+        })
+    }
+}
+
+/// The CRLs.
+pub struct CrlMetrics {
+    /// `certfactory_crl_number{issuer,shard}`; `shard` is empty for the complete CRL
+    pub number: IntGaugeVec,
+    /// `certfactory_crl_this_update_seconds{issuer,shard}`
+    pub this_update: IntGaugeVec,
+    /// `certfactory_crl_next_update_seconds{issuer,shard}`
+    pub next_update: IntGaugeVec,
+    /// `certfactory_crl_entries{issuer,shard}`
+    pub entries: IntGaugeVec,
+    /// `certfactory_crl_builds_total{issuer,outcome}`: stored, lost (another replica was first), failed
+    pub builds: IntCounterVec,
+    /// `certfactory_crl_build_seconds{issuer}`
+    pub build_seconds: HistogramVec,
+}
+
+impl CrlMetrics {
+    /// Registers the CRLs' metrics.
+    pub fn new(r: &Registry) -> prometheus::Result<Self> {
+        let each = ["issuer", "shard"];
+        Ok(Self {
+            number: gauges(
+                r,
+                "certfactory_crl_number",
+                "cRLNumber of the published CRL; no shard: the complete one.",
+                &each,
+            )?,
+            this_update: gauges(
+                r,
+                "certfactory_crl_this_update_seconds",
+                "thisUpdate of the published CRL, Unix time.",
+                &each,
+            )?,
+            next_update: gauges(
+                r,
+                "certfactory_crl_next_update_seconds",
+                "nextUpdate of the published CRL, Unix time: nobody accepts it later.",
+                &each,
+            )?,
+            entries: gauges(
+                r,
+                "certfactory_crl_entries",
+                "Certificates on the published CRL.",
+                &each,
+            )?,
+            builds: counters(
+                r,
+                "certfactory_crl_builds_total",
+                "CRLs made, by outcome: stored, lost (another replica was first), failed.",
+                &["issuer", "outcome"],
+            )?,
+            build_seconds: histograms(
+                r,
+                "certfactory_crl_build_seconds",
+                "Time to read, build, sign, verify and store one CRL.",
+                SECONDS,
+                &["issuer"],
+            )?,
+        })
+    }
+
+    /// One attempt.
+    pub fn count(&self, issuer: &str, outcome: &str, took: Duration) {
+        self.builds.with_label_values(&[issuer, outcome]).inc();
+        self.build_seconds
+            .with_label_values(&[issuer])
+            .observe(took.as_secs_f64());
+    }
+}
+
+/// The OCSP responders.
+pub struct OcspMetrics {
+    /// `certfactory_ocsp_answers_total{issuer,source}`: kept, signed, refused
+    pub answers: IntCounterVec,
+}
+
+impl OcspMetrics {
+    /// Registers the responders' metrics.
+    pub fn new(r: &Registry) -> prometheus::Result<Self> {
+        Ok(Self {
+            answers: counters(
+                r,
+                "certfactory_ocsp_answers_total",
+                "OCSP answers: kept from before, signed now, or refused (malformed, not ours, a neighbour is down).",
+                &["issuer", "source"],
             )?,
         })
     }

@@ -1,6 +1,7 @@
 //! The public-key side of the factory, pure: no I/O, no clock, no random source.
 
 pub mod certificate;
+pub mod crl;
 pub mod csr;
 pub mod extension;
 pub mod iot_policy;
@@ -10,6 +11,7 @@ pub mod jws;
 pub mod key_policy;
 pub mod lint;
 pub mod name;
+pub mod ocsp;
 pub mod pem;
 pub mod profile;
 pub mod readback;

@@ -21,6 +21,7 @@ use actix_web::web::Data;
 use anyhow::Context;
 
 use crate::ca::Ca;
+use crate::ca::crl::CrlShelf;
 use crate::config::Config;
 use crate::http;
 use crate::http::certificates::Deadline;
@@ -46,12 +47,14 @@ const BACKLOG: u32 = 1024;
 pub(super) fn serve(
     config: &Config,
     ca: &Arc<Ca>,
+    shelf: &Arc<CrlShelf>,
     principals: Data<Principals>,
     around: Data<Around>,
     tls: &Tls,
 ) -> anyhow::Result<(SocketAddr, ServerHandle)> {
     let section = &config.raw.http;
     let ca = Data::from(ca.clone());
+    let shelf = Data::from(shelf.clone());
     let deadline = Data::new(Deadline(config.deadline));
     let limits = Data::new(Limits::new(config.raw.limits.station_requests_per_second));
     let door = Door::new(
@@ -71,6 +74,7 @@ pub(super) fn serve(
     let service = move || {
         let app = Actix::new()
             .app_data(ca.clone())
+            .app_data(shelf.clone())
             .app_data(deadline.clone())
             .app_data(principals.clone())
             .app_data(limits.clone())

@@ -134,7 +134,7 @@ impl Ca {
         if rework.is_none() {
             principal.may_issue(&profile.name, request.order.as_deref())?;
         }
-        let issuer = self.issuer(&profile.issuer)?;
+        let issuer = self.issuer(profile.issuer_at(self.clock.now()))?;
         let admission = profile
             .admit(&csr, request.subject.as_ref())
             .map_err(IssueError::Refused)?;

@@ -19,6 +19,7 @@ use crate::ca::Status;
 use crate::ca::issue;
 use crate::ca::station::Act;
 use crate::pki::Violation;
+use crate::pki::crl::shard_of;
 use crate::pki::readback;
 use crate::pki::readback::Readback;
 use crate::pki::revocation::RevocationReason;
@@ -183,7 +184,7 @@ impl Ca {
             kind: Status::Confirmed,
             reason: Some(compared),
             reason_code: None,
-            ..end(&record)
+            ..self.end(&record)
         }];
         self.add_earlier(&record, Status::Confirmed, &mut events)
             .await?;
@@ -203,7 +204,7 @@ impl Ca {
             kind: Status::Revoked,
             reason,
             reason_code: Some(code),
-            ..end(&record)
+            ..self.end(&record)
         };
         self.act(principal, record, vec![event], Status::Revoked)
             .await
@@ -225,7 +226,7 @@ impl Ca {
             kind: Status::Scrapped,
             reason,
             reason_code: Some(RevocationReason::CessationOfOperation),
-            ..end(&record)
+            ..self.end(&record)
         }];
         self.add_earlier(&record, Status::Scrapped, &mut events)
             .await?;
@@ -407,7 +408,7 @@ impl Ca {
             kind: Status::Superseded,
             reason: Some(format!("{serial} is {}", why.as_str())),
             reason_code: Some(RevocationReason::Superseded),
-            ..end(other)
+            ..self.end(other)
         }));
         Ok(())
     }
@@ -437,6 +438,20 @@ impl Ca {
             Err(LifeError::Overtaken)
         }
     }
+
+    /// An event of this certificate, to be completed.
+    fn end(&self, record: &CertificateRecord) -> NewEvent {
+        let issuer = self.issuers.get(&record.intent.issuer);
+        let shard = issuer.and_then(|issuer| shard_of(&record.der, issuer));
+        NewEvent {
+            intent: record.intent.id,
+            issuer: record.intent.issuer.clone(),
+            kind: Status::Issued,
+            reason: None,
+            reason_code: None,
+            crl_shard: shard.and_then(|shard| i16::try_from(shard).ok()),
+        }
+    }
 }
 
 impl Life {
@@ -453,16 +468,4 @@ fn status(events: &[LifeEvent]) -> Status {
         .find(|kind| kind.has_ended())
         .or_else(|| kinds().next())
         .unwrap_or(Status::Issued)
-}
-
-/// An event of this certificate, to be completed.
-fn end(record: &CertificateRecord) -> NewEvent {
-    NewEvent {
-        intent: record.intent.id,
-        issuer: record.intent.issuer.clone(),
-        kind: Status::Issued,
-        reason: None,
-        reason_code: None,
-        crl_shard: None,
-    }
 }

@@ -39,6 +39,10 @@ pub struct DevArguments {
     /// Port of operations; 0 takes a free one.
     #[arg(long, default_value_t = 9464)]
     ops_port: u16,
+    /// Port of CRLs and issuer certificates, which certificates name; 0 takes a free one. Without
+    /// it: 8480, or a free one when that is taken.
+    #[arg(long)]
+    repository_port: Option<u16>,
     /// Stop after the first certificate.
     #[arg(long)]
     once: bool,
@@ -67,7 +71,12 @@ pub fn run(arguments: &DevArguments) -> Outcome {
             anyhow::anyhow!("{}: another `certfactory dev` runs here", dir.display()),
         ));
     };
-    let mut world = World::make(&dir, arguments.port, arguments.ops_port)?;
+    let mut world = World::make(
+        &dir,
+        arguments.port,
+        arguments.ops_port,
+        arguments.repository_port,
+    )?;
     let outcome = if arguments.make_only {
         Ok(())
     } else {

@@ -105,6 +105,16 @@ fn hsm(config: &Config) -> anyhow::Result<Vec<Finding>> {
     crate::cli::runtime()?
         .block_on(hsm.wait_ready(HSM_TIMEOUT))
         .ok();
+    let responders = config.responders.iter().map(|responder| {
+        Finding::new(
+            format!(
+                "hsm key of the OCSP responder of issuer `{}`",
+                responder.issuer
+            ),
+            hsm.ready(&responder.key_name())
+                .map(|()| "signs, and verifies under the certificate".into()),
+        )
+    });
     let findings = config.issuers.iter().map(|issuer| {
         Finding::new(
             format!("hsm key of issuer `{}`", issuer.name),
@@ -112,7 +122,7 @@ fn hsm(config: &Config) -> anyhow::Result<Vec<Finding>> {
                 .map(|()| "signs, and verifies under the certificate".into()),
         )
     });
-    let findings = findings.collect();
+    let findings = findings.chain(responders).collect();
     hsm.shutdown();
     Ok(findings)
 }

@@ -1,6 +1,9 @@
 //! `issuer init|list|show`: makes an issuing CA's key inside the token, and its certificate;
-//! `issuer verification-certificate` is in a file of its own.
+//! the others are in files of their own.
 
+mod crl;
+pub mod responder;
+mod rotate;
 mod verification;
 
 use std::collections::BTreeMap;
@@ -47,6 +50,12 @@ pub enum IssuerCommand {
         /// Name of the `[[issuer]]`.
         name: String,
     },
+    /// Print an issuer's newest CRL, from a running service.
+    Crl(crl::CrlArguments),
+    /// Make the key and the certificate of an issuer's OCSP responder.
+    OcspResponder(responder::ResponderArguments),
+    /// Make the next generation of an issuer, and say what to write where.
+    Rotate(rotate::RotateArguments),
     /// Prove to AWS IoT that an issuer's key is ours: a certificate for a registration code, through
     /// a running service.
     VerificationCertificate(verification::VerificationArguments),
@@ -78,6 +87,9 @@ pub fn run(global: &Global, command: &IssuerCommand) -> Outcome {
         IssuerCommand::Init(arguments) => init(global, arguments),
         IssuerCommand::List => list(global),
         IssuerCommand::Show { name } => show(global, name),
+        IssuerCommand::Crl(arguments) => crl::run(global, arguments),
+        IssuerCommand::OcspResponder(arguments) => responder::run(global, arguments),
+        IssuerCommand::Rotate(arguments) => rotate::run(global, arguments),
         IssuerCommand::VerificationCertificate(arguments) => verification::run(global, arguments),
     }
 }
@@ -217,8 +229,7 @@ fn list(global: &Global) -> Outcome {
     let raw = RawConfig::read(&global.config)?;
     if global.json {
         let bodies = raw.issuer.iter().map(|section| {
-            let pem = std::fs::read_to_string(&section.certificate)?;
-            let issuer = Issuer::parse(&section.name, &pem, section.crl_url.clone())?;
+            let issuer = section.load().map_err(anyhow::Error::msg)?;
             Ok(IssuerBody::new(&issuer))
         });
         return crate::cli::print_json(&bodies.collect::<anyhow::Result<Vec<_>>>()?);
@@ -226,9 +237,7 @@ fn list(global: &Global) -> Outcome {
     let mut table = comfy_table::Table::new();
     table.set_header(["NAME", "HSM", "KEY", "SUBJECT", "NOT AFTER"]);
     for section in &raw.issuer {
-        let issuer = std::fs::read_to_string(&section.certificate)
-            .map_err(anyhow::Error::from)
-            .and_then(|pem| Ok(Issuer::parse(&section.name, &pem, None)?));
+        let issuer = section.load();
         let (subject, not_after) = match issuer {
             Ok(issuer) => (issuer.subject, issuer.validity.not_after.to_rfc3339()),
             Err(error) => (format!("({error})"), String::new()),
@@ -345,6 +354,15 @@ fn section<'a>(raw: &'a RawConfig, name: &str) -> anyhow::Result<&'a IssuerSecti
         .iter()
         .find(|issuer| issuer.name == name)
         .with_context(|| format!("no [[issuer]] is named `{name}`"))
+}
+
+/// A name that becomes a part of an address.
+fn plain(name: &str) -> Outcome {
+    let plain = |octet: u8| octet.is_ascii_alphanumeric() || b"-._".contains(&octet);
+    if name.is_empty() || !name.bytes().all(plain) {
+        return Err(Failure::new(2, anyhow!("`{name}` is no issuer's name")));
+    }
+    Ok(())
 }
 
 fn refuse_to_overwrite(section: &IssuerSection) -> anyhow::Result<()> {

@@ -122,6 +122,7 @@ fn configured_issuer(raw: &RawConfig, name: &str) -> Result<Issuer, Failure> {
     let section = section.ok_or_else(missing)?;
     let pem = read_text(&section.certificate)?;
     Issuer::parse(name, &pem, section.crl_url.clone())
+        .and_then(|issuer| issuer.with_crl_shards(section.crl_shards))
         .map_err(|fault| Failure::new(Failure::REFUSED, fault))
 }
 

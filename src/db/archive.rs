@@ -65,19 +65,24 @@ pub struct PgArchive {
 impl PgArchive {
     /// Connects when first used, on the current Tokio runtime. Fails only when the URL is none.
     pub fn new(config: &DbConfig) -> Result<Self, DbFault> {
+        Self::for_purpose(config, Purpose::Archive)
+    }
+
+    /// The same for somebody else's connections.
+    pub(super) fn for_purpose(config: &DbConfig, purpose: Purpose) -> Result<Self, DbFault> {
         let pool = PgPoolOptions::new()
             .max_connections(config.archive_connections_max)
             .acquire_timeout(ACQUIRE_MAX)
             .idle_timeout(IDLE_MAX)
             // A frozen server is found out within this time, and before the reading begins.
             .test_before_acquire(true)
-            .connect_lazy_with(config.options(Purpose::Archive)?);
+            .connect_lazy_with(config.options(purpose)?);
         Ok(Self { pool })
     }
 
     /// Runs a reading in a task of its own. After a restart of the server each idle connection
     /// fails once: reading is harmless, so it is tried on all of them and on a new one.
-    async fn read<T, F>(&self, reading: impl Fn(Reader) -> F) -> Result<T, LedgerFault>
+    pub(super) async fn read<T, F>(&self, reading: impl Fn(Reader) -> F) -> Result<T, LedgerFault>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, Failure>> + Send + 'static,
@@ -277,10 +282,10 @@ fn query(filter: &SearchFilter, limit: i64, cursor: Option<Uuid>) -> QueryBuilde
 }
 
 /// Hands out connections that are closed unless they are released.
-struct Reader(PgPool);
+pub(super) struct Reader(PgPool);
 
 impl Reader {
-    async fn acquire(self) -> Result<Borrowed, Failure> {
+    pub(super) async fn acquire(self) -> Result<Borrowed, Failure> {
         match self.0.acquire().await {
             Ok(connection) => Ok(Borrowed(Some(connection))),
             // Not `Unavailable`, which would be tried again: the wait was long enough.
@@ -291,10 +296,10 @@ impl Reader {
 }
 
 /// A connection that goes back to the pool only after its work has ended well.
-struct Borrowed(Option<PoolConnection<Postgres>>);
+pub(super) struct Borrowed(Option<PoolConnection<Postgres>>);
 
 impl Borrowed {
-    fn get(&mut self) -> Result<&mut PgConnection, Failure> {
+    pub(super) fn get(&mut self) -> Result<&mut PgConnection, Failure> {
         match &mut self.0 {
             Some(connection) => Ok(connection),
             None => Err(Failure::Unavailable(
@@ -303,7 +308,7 @@ impl Borrowed {
         }
     }
 
-    fn release(mut self) {
+    pub(super) fn release(mut self) {
         drop(self.0.take());
     }
 }

@@ -26,6 +26,8 @@ pub(super) enum Purpose {
     Aside,
     /// Searches and downloads.
     Archive,
+    /// CRLs: what they list, and the bytes of them.
+    Crl,
     /// Start-up checks and commands: the server's own settings, so that they can be looked at.
     Command,
 }
@@ -61,6 +63,17 @@ const ARCHIVE_SESSION: &[(&str, &str)] = &[
     ("jit", "off"),
 ];
 
+/// Limits of the CRLs' session: a hundred thousand lines are read, and megabytes written.
+const CRL_SESSION: &[(&str, &str)] = &[
+    ("statement_timeout", "12s"),
+    ("lock_timeout", "3s"),
+    ("idle_in_transaction_session_timeout", "5s"),
+    ("synchronous_commit", "on"),
+    // An issuer with few revocations must not be planned like one with many.
+    ("plan_cache_mode", "force_custom_plan"),
+    ("jit", "off"),
+];
+
 /// Limits of a command's session.
 const COMMAND_SESSION: &[(&str, &str)] = &[("lock_timeout", "10s")];
 
@@ -90,6 +103,9 @@ impl DbConfig {
             Purpose::Archive => options
                 .application_name("certfactory archive")
                 .options(ARCHIVE_SESSION.iter().copied()),
+            Purpose::Crl => options
+                .application_name("certfactory crl")
+                .options(CRL_SESSION.iter().copied()),
             Purpose::Command => options
                 .application_name("certfactory command")
                 .options(COMMAND_SESSION.iter().copied()),

@@ -26,6 +26,7 @@ use crate::hsm::method::Method;
 use crate::hsm::module::lock;
 use crate::metrics::HsmMetrics;
 use crate::pki::hex;
+use crate::pki::tbs::Document;
 
 /// One issuer's key.
 pub(crate) struct Key {
@@ -40,7 +41,7 @@ pub(crate) struct Key {
     last_success: AtomicU64,
     sign_seconds: Histogram,
     up: IntGauge,
-    calls: [IntCounter; 4],
+    calls: [IntCounter; 6],
 }
 
 /// How far a key is to be trusted.
@@ -77,6 +78,18 @@ pub(crate) enum Purpose {
     Challenge,
     Probe,
     Report,
+    Crl,
+    Ocsp,
+}
+
+impl From<Document> for Purpose {
+    fn from(document: Document) -> Self {
+        match document {
+            Document::Certificate => Self::Certificate,
+            Document::Crl => Self::Crl,
+            Document::Ocsp => Self::Ocsp,
+        }
+    }
 }
 
 impl Key {
@@ -98,7 +111,7 @@ impl Key {
             last_success: AtomicU64::new(0),
             sign_seconds: metrics.sign_seconds.with_label_values(&[&config.issuer]),
             up,
-            calls: ["certificate", "challenge", "probe", "report"]
+            calls: ["certificate", "challenge", "probe", "report", "crl", "ocsp"]
                 .map(|purpose| metrics.calls.with_label_values(&[purpose])),
             config,
         }

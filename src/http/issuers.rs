@@ -1,5 +1,6 @@
 //! `/v1/profiles`, `/v1/issuers`: public PKI material, for anyone; [`verification`], for few.
 
+pub mod crl;
 pub mod verification;
 
 use actix_web::HttpResponse;
@@ -21,7 +22,12 @@ use crate::pki::validity::ValidityRule;
 #[derive(Serialize, ToSchema)]
 struct ProfileBody {
     name: String,
+    /// Which issuer signs now.
     issuer: String,
+    /// Which issuer signs from `switch_at` on, where that is another one.
+    next_issuer: Option<String>,
+    /// RFC 3339.
+    switch_at: Option<String>,
     /// Attribute that says which device it is.
     device_identity: &'static str,
     /// Kinds of device key.
@@ -57,7 +63,6 @@ impl IssuerBody {
     /// What REST and `issuer list` show of an issuer.
     #[must_use]
     pub fn new(issuer: &Issuer) -> Self {
-        let rfc3339 = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Secs, true);
         Self {
             name: issuer.name.clone(),
             subject: issuer.subject.clone(),
@@ -69,6 +74,10 @@ impl IssuerBody {
     }
 }
 
+fn rfc3339(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
 /// All profiles.
 #[utoipa::path(get, path = "/v1/profiles", tag = "public", responses((status = 200, body = Vec<ProfileBody>)))]
 pub async fn profiles(ca: Data<Ca>) -> Json<impl Serialize> {
@@ -77,7 +86,9 @@ pub async fn profiles(ca: Data<Ca>) -> Json<impl Serialize> {
         .values()
         .map(|profile| ProfileBody {
             name: profile.name.clone(),
-            issuer: profile.issuer.clone(),
+            issuer: profile.issuer_at(ca.clock.now()).to_owned(),
+            next_issuer: profile.succession.as_ref().map(|(_, next)| next.clone()),
+            switch_at: profile.succession.as_ref().map(|(at, _)| rfc3339(*at)),
             device_identity: profile.device_identity.short_name(),
             key_algorithms: profile.key_algorithms.iter().map(|k| k.name()).collect(),
             required: profile.required.iter().map(|a| a.short_name()).collect(),

@@ -28,7 +28,7 @@ pub async fn livez() -> &'static str {
     "ok\n"
 }
 
-/// "Could issue now", and why not.
+/// "Could issue now", and why not; and what will keep it from issuing within 90 days.
 pub async fn readyz(ca: Data<Ca>, flights: Data<Arc<Flights>>) -> HttpResponse {
     let mut reasons = Vec::new();
     if flights.draining() {
@@ -60,7 +60,18 @@ pub async fn readyz(ca: Data<Ca>, flights: Data<Arc<Flights>>) -> HttpResponse {
     } else {
         HttpResponse::ServiceUnavailable()
     };
-    response.json(json!({ "ready": reasons.is_empty(), "reasons": reasons }))
+    let warnings: Vec<_> = ca
+        .endings(now)
+        .into_iter()
+        .map(|ending| {
+            let reason = format!(
+                "after {} its certificates would outlive issuer `{}`: switch to another",
+                ending.last, ending.issuer
+            );
+            json!({ "component": "issuer", "profile": ending.profile, "reason": reason, "within_days": ending.within_days })
+        })
+        .collect();
+    response.json(json!({ "ready": reasons.is_empty(), "reasons": reasons, "warnings": warnings }))
 }
 
 /// What is running.

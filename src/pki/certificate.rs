@@ -83,7 +83,17 @@ pub fn subject_of(certificate: &[u8]) -> Result<BTreeMap<AttributeType, String>,
 pub(super) fn assemble(
     to_be_signed: &[u8],
     key: &SubjectPublicKeyInfo,
+    signature: &Signature,
+) -> Result<Vec<u8>, WrongSignature> {
+    assemble_with(to_be_signed, key, signature, &[])
+}
+
+/// The same, with more fields behind the signature.
+pub(super) fn assemble_with(
+    to_be_signed: &[u8],
+    key: &SubjectPublicKeyInfo,
     Signature(signature): &Signature,
+    more: &[u8],
 ) -> Result<Vec<u8>, WrongSignature> {
     let algorithm = key.algorithm().signature_algorithm();
     if !key.verifies(algorithm, to_be_signed, signature) {
@@ -93,6 +103,6 @@ pub(super) fn assemble(
     let bits = tlv::element(tlv::BIT_STRING, &[&[0][..], signature].concat());
     Ok(tlv::element(
         tlv::SEQUENCE,
-        &[to_be_signed, algorithm.as_der(), &bits].concat(),
+        &[to_be_signed, algorithm.as_der(), &bits, more].concat(),
     ))
 }

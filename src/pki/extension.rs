@@ -6,6 +6,7 @@ use super::key_policy::SubjectPublicKeyInfo;
 use super::tbs::LeafKind;
 use const_oid::AssociatedOid;
 use const_oid::ObjectIdentifier;
+use const_oid::db::rfc5280::ID_CE_ISSUING_DISTRIBUTION_POINT;
 use const_oid::db::rfc5280::ID_KP_CLIENT_AUTH;
 use der::Decode;
 use der::Encode;
@@ -15,7 +16,9 @@ use x509_cert::ext::Extension;
 use x509_cert::ext::pkix::AuthorityKeyIdentifier;
 use x509_cert::ext::pkix::BasicConstraints;
 use x509_cert::ext::pkix::CrlDistributionPoints;
+use x509_cert::ext::pkix::CrlNumber;
 use x509_cert::ext::pkix::ExtendedKeyUsage;
+use x509_cert::ext::pkix::IssuingDistributionPoint;
 use x509_cert::ext::pkix::KeyUsage;
 use x509_cert::ext::pkix::KeyUsages;
 use x509_cert::ext::pkix::SubjectKeyIdentifier;
@@ -82,6 +85,64 @@ pub(super) fn of_ca_request() -> der::Result<Vec<Extension>> {
     ])
 }
 
+/// id-kp-OCSPSigning (RFC 6960 4.2.2.2).
+pub(super) const ID_KP_OCSP_SIGNING: ObjectIdentifier =
+    ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.9");
+/// id-pkix-ocsp-nocheck (RFC 6960 4.2.2.2.1).
+pub(super) const ID_PKIX_OCSP_NOCHECK: ObjectIdentifier =
+    ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.48.1.5");
+
+/// basicConstraints, keyUsage, id-kp-OCSPSigning, nocheck, SKI, AKI: what an OCSP responder has.
+pub(super) fn of_responder(
+    key: &SubjectPublicKeyInfo,
+    authority_key_identifier: &[u8],
+) -> der::Result<Vec<Extension>> {
+    Ok(vec![
+        extension(
+            true,
+            &BasicConstraints {
+                ca: false,
+                path_len_constraint: None,
+            },
+        )?,
+        extension(true, &KeyUsage(KeyUsages::DigitalSignature.into()))?,
+        extension(false, &ExtendedKeyUsage(vec![ID_KP_OCSP_SIGNING]))?,
+        // Its value is NULL.
+        raw(ID_PKIX_OCSP_NOCHECK, false, vec![5, 0])?,
+        subject_key_identifier(key)?,
+        key_identifier_of_authority(authority_key_identifier)?,
+    ])
+}
+
+/// AKI and cRLNumber; for a shard, which part of the leaves it lists (RFC 5280 5.2).
+pub(super) fn of_crl(
+    authority_key_identifier: &[u8],
+    crl_number: u64,
+    shard_url: Option<&str>,
+) -> der::Result<Vec<Extension>> {
+    let mut extensions = vec![
+        key_identifier_of_authority(authority_key_identifier)?,
+        extension(false, &CrlNumber::try_from(crl_number)?)?,
+    ];
+    if let Some(url) = shard_url {
+        let point = IssuingDistributionPoint {
+            distribution_point: Some(full_name(url)?),
+            only_contains_user_certs: true,
+            only_contains_ca_certs: false,
+            only_some_reasons: None,
+            indirect_crl: false,
+            only_contains_attribute_certs: false,
+        };
+        // Not by the type's own OID, which in x509-cert 0.3 is subjectInfoAccess.
+        extensions.push(raw(
+            ID_CE_ISSUING_DISTRIBUTION_POINT,
+            true,
+            point.to_der()?,
+        )?);
+    }
+    Ok(extensions)
+}
+
 /// The requested extensions that no device profile gives; an error when a value is not DER.
 ///
 /// What any profile gives anyway (keyUsage within digitalSignature, extKeyUsage within clientAuth,
@@ -136,7 +197,11 @@ fn extension<T: AssociatedOid + Encode>(critical: bool, value: &T) -> der::Resul
     raw(T::OID, critical, value.to_der()?)
 }
 
-fn raw(extn_id: ObjectIdentifier, critical: bool, value: Vec<u8>) -> der::Result<Extension> {
+pub(super) fn raw(
+    extn_id: ObjectIdentifier,
+    critical: bool,
+    value: Vec<u8>,
+) -> der::Result<Extension> {
     Ok(Extension {
         extn_id,
         critical,
@@ -164,11 +229,15 @@ fn key_identifier_of_authority(key_identifier: &[u8]) -> der::Result<Extension> 
 }
 
 fn crl_distribution_point(url: &str) -> der::Result<Extension> {
-    let name = GeneralName::UniformResourceIdentifier(Ia5String::new(url)?);
     let point = DistributionPoint {
-        distribution_point: Some(DistributionPointName::FullName(vec![name])),
+        distribution_point: Some(full_name(url)?),
         reasons: None,
         crl_issuer: None,
     };
     extension(false, &CrlDistributionPoints(vec![point]))
+}
+
+fn full_name(url: &str) -> der::Result<DistributionPointName> {
+    let name = GeneralName::UniformResourceIdentifier(Ia5String::new(url)?);
+    Ok(DistributionPointName::FullName(vec![name]))
 }

@@ -4,6 +4,7 @@ use super::extension;
 use super::key_policy::SignatureAlgorithm;
 use super::key_policy::SubjectPublicKeyInfo;
 use super::pem;
+use super::serial::SerialNumber;
 use super::validity::Validity;
 use const_oid::AssociatedOid;
 use der::Decode;
@@ -38,9 +39,19 @@ pub struct Issuer {
     pub key_identifier: Vec<u8>,
     /// The CA certificate's validity.
     pub validity: Validity,
-    /// CRL distribution point for its leaves.
+    /// Whether its keyUsage lets it sign CRLs.
+    pub signs_crls: bool,
+    /// CRL distribution point for its leaves; with [`SHARD`] in it where there are shards.
     pub crl_url: Option<String>,
+    /// Over how many CRLs its leaves are spread; `None`: one lists them all, and nothing else does.
+    pub crl_shards: Option<u16>,
 }
+
+/// Stands for a shard's number in [`Issuer::crl_url`].
+pub const SHARD: &str = "{shard}";
+
+/// Most shards of an issuer. Each is a document that is signed anew twice in its life.
+pub const SHARDS_MAX: u16 = 256;
 
 /// Why a CA certificate cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +98,10 @@ impl Issuer {
             .and_then(|found| extension::strict(found).map_err(|detail| fault(&detail)))?;
         let validity = Validity::from_x509(tbs.validity())
             .ok_or_else(|| fault("the CA's validity cannot be read"))?;
+        let signs_crls = ca
+            .extension(KeyUsage::OID)
+            .and_then(|found| extension::strict::<KeyUsage>(found).ok())
+            .is_some_and(|usage| usage.crl_sign());
         if crl_url.as_deref().is_some_and(|url| !is_http_url(url)) {
             return Err(fault(
                 "the CRL's URL is not http:// or https:// and printable ASCII",
@@ -103,10 +118,51 @@ impl Issuer {
             public_key,
             key_identifier: key_identifier.0.as_bytes().to_vec(),
             validity,
+            signs_crls,
             crl_url,
+            crl_shards: None,
             certificate: ca.der,
             chain,
         })
+    }
+
+    /// The issuer, its leaves spread over as many CRLs from now on: 1 to [`SHARDS_MAX`], and the
+    /// URL has a place for the number exactly when there are any.
+    pub fn with_crl_shards(mut self, crl_shards: Option<u16>) -> Result<Self, IssuerFault> {
+        let fault = |detail: &str| Err(IssuerFault(format!("issuer {}: {detail}", self.name)));
+        let placed = self
+            .crl_url
+            .as_deref()
+            .map_or(0, |url| url.matches(SHARD).count());
+        match (crl_shards, placed) {
+            (None, 0) => {}
+            (None, _) => return fault("crl_url holds {shard}, but crl_shards is not set"),
+            (Some(shards), _) if !(1..=SHARDS_MAX).contains(&shards) => {
+                return fault("crl_shards must be 1 to 256");
+            }
+            (Some(_), 1) => {}
+            (Some(_), _) => return fault("crl_shards is set, so crl_url must hold {shard} once"),
+        }
+        self.crl_shards = crl_shards;
+        Ok(self)
+    }
+
+    /// The CRL distribution point of a leaf. Its serial number decides the shard, and the leaf
+    /// itself says it for ever.
+    #[must_use]
+    pub fn crl_url_of(&self, serial_number: &SerialNumber) -> Option<String> {
+        let Some(shards) = self.crl_shards else {
+            return self.crl_url.clone();
+        };
+        let [.., high, low] = *serial_number.as_bytes();
+        self.crl_url_of_shard(u16::from_be_bytes([high, low]) % shards)
+    }
+
+    /// Where a shard's CRL is; `None` while the issuer has no shards.
+    #[must_use]
+    pub fn crl_url_of_shard(&self, shard: u16) -> Option<String> {
+        let url = self.crl_url.as_deref().filter(|url| url.contains(SHARD))?;
+        Some(url.replace(SHARD, &shard.to_string()))
     }
 }
 

@@ -222,6 +222,15 @@ impl SubjectPublicKeyInfo {
         &self.der
     }
 
+    /// The subjectPublicKey bits, over which OCSP hashes an issuer's key (RFC 6960 4.1.1).
+    #[must_use]
+    pub fn key_bits(&self) -> &[u8] {
+        SubjectPublicKeyInfoRef::from_der(&self.der)
+            .ok()
+            .and_then(|parsed| parsed.subject_public_key.as_bytes())
+            .unwrap_or_default()
+    }
+
     /// Kind of key.
     #[must_use]
     pub fn algorithm(&self) -> KeyAlgorithm {

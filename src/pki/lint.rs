@@ -3,6 +3,10 @@
 //! The bytes are parsed anew, by another type than the one that wrote them, so that a slip in the
 //! building is found before the HSM signs it. Every rule is looked at; all that break are named.
 
+mod crl;
+
+pub(super) use crl::cert_list;
+
 use super::extension;
 use super::issuer;
 use super::issuer::Issuer;
@@ -37,7 +41,7 @@ use x509_cert::time::Time;
 
 /// Bytes that break a rule: our bug, never the station's.
 #[derive(Debug, thiserror::Error)]
-#[error("the certificate breaks {}", .0.join(", "))]
+#[error("what was to be signed breaks {}", .0.join(", "))]
 pub struct LintFault(pub Vec<String>);
 
 impl LintFault {
@@ -111,6 +115,34 @@ pub(super) fn leaf_certificate(
     rules.hold(
         "RFC 5280 4.2.1.13 cRLDistributionPoints: one URL, nothing after it",
         extensions.next().is_none_or(is_crl_distribution_point) && extensions.next().is_none(),
+    );
+    rules.finish()
+}
+
+/// The certificate of this issuer's OCSP responder, for `key`.
+pub(super) fn responder_certificate(
+    der: &[u8],
+    issuer: &Issuer,
+    key: &SubjectPublicKeyInfo,
+) -> Result<(), LintFault> {
+    let tbs = parse(der)?;
+    let spki = tbs.subject_public_key_info().to_der().unwrap_or_default();
+    let mut rules = Rules::default();
+    rules.common(&tbs, &spki, key, &issuer.public_key);
+    rules.hold(
+        "RFC 5280 4.1.2.4 issuer",
+        encodes_to(tbs.issuer(), &issuer.subject_der),
+    );
+    rules.hold(
+        "RFC 5280 4.1.2.5 validity within the issuer's",
+        Validity::from_x509(tbs.validity())
+            .is_some_and(|validity| validity.not_after <= issuer.validity.not_after),
+    );
+    let extensions = tbs.extensions().map(Vec::as_slice).unwrap_or_default();
+    rules.hold(
+        "RFC 6960 4.2.2.2 basicConstraints, keyUsage, OCSPSigning, nocheck, SKI, AKI and nothing else",
+        extension::of_responder(key, &issuer.key_identifier)
+            .is_ok_and(|expected| extensions == expected),
     );
     rules.finish()
 }

@@ -35,6 +35,12 @@ pub fn public_key(spki: &[u8]) -> String {
     encode("PUBLIC KEY", spki)
 }
 
+/// A certificate revocation list as PEM, lines of 64, ending in a newline.
+#[must_use]
+pub fn crl(der: &[u8]) -> String {
+    encode("X509 CRL", der)
+}
+
 fn encode(label: &str, der: &[u8]) -> String {
     let base64 = STANDARD.encode(der);
     let mut text = format!("-----BEGIN {label}-----\n");

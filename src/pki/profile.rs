@@ -14,6 +14,7 @@ use super::name::AttributeType;
 use super::name::Subject;
 use super::validity::ValidityRule;
 use super::verification::RegistrationCode;
+use chrono::{DateTime, Utc};
 use std::collections::BTreeMap;
 
 /// A profile, complete and consistent.
@@ -22,6 +23,8 @@ use std::collections::BTreeMap;
 ///
 /// ```toml
 /// issuer = "line-ec"                       # which issuer signs
+/// next_issuer = "line-ec-g2"               # which one does from switch_at on; default: the same
+/// switch_at = "2027-01-01T06:00:00Z"       # RFC 3339, to the second
 /// device_identity = "CN"                   # which attribute says which device this is; default CN
 /// slot = "identity"                        # identities are unique within a slot; default identity
 /// key_algorithms = ["P-256"]               # P-256, P-384, RSA-2048, RSA-3072, RSA-4096
@@ -47,6 +50,8 @@ pub struct Profile {
     pub name: String,
     /// Name of the issuer that signs.
     pub issuer: String,
+    /// When another issuer takes over, and its name.
+    pub succession: Option<(DateTime<Utc>, String)>,
     /// The attribute that says which device this is.
     pub device_identity: AttributeType,
     /// Device identities are unique within a slot; `identity` unless the profile says otherwise.
@@ -168,6 +173,21 @@ impl Profile {
     /// From its TOML and, where it names one, the template's JSON. All faults at once, a line each.
     pub fn parse(name: &str, toml: &str, template: Option<&str>) -> Result<Self, Vec<String>> {
         file::parse(name, toml, template)
+    }
+
+    /// Name of the issuer that signs at `now`.
+    #[must_use]
+    pub fn issuer_at(&self, now: DateTime<Utc>) -> &str {
+        match &self.succession {
+            Some((switch_at, next)) if *switch_at <= now => next,
+            _ => &self.issuer,
+        }
+    }
+
+    /// The issuers it names, in the order in which they sign.
+    pub fn issuers(&self) -> impl Iterator<Item = &str> {
+        let next = self.succession.as_ref().map(|(_, next)| next.as_str());
+        std::iter::once(self.issuer.as_str()).chain(next)
     }
 
     /// The template file a profile's TOML names, relative to the profile. `None` also when the

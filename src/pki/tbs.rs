@@ -3,9 +3,11 @@
 mod ca;
 #[cfg(test)]
 pub(super) mod fixture;
+mod responder;
 
 pub use ca::CertificationRequestInfo;
 pub use ca::TbsCaCertificate;
+pub use responder::TbsResponderCertificate;
 
 use super::extension;
 use super::issuer::Issuer;
@@ -27,8 +29,19 @@ use std::sync::Arc;
 use x509_cert::certificate::Version;
 use x509_cert::ext::Extension;
 
-mod sealed {
+pub(super) mod sealed {
     pub trait Sealed {}
+}
+
+/// What a signature is for, as the HSM's metrics count it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Document {
+    /// A certificate, or the request for one.
+    Certificate,
+    /// A certificate revocation list.
+    Crl,
+    /// The answer of an OCSP responder.
+    Ocsp,
 }
 
 /// Bytes that were linted and may be signed. Sealed: only this crate's linting constructors make one.
@@ -37,6 +50,10 @@ pub trait ToBeSigned: sealed::Sealed + Send + Sync {
     fn to_be_signed(&self) -> &[u8];
     /// Algorithm named inside those bytes.
     fn signature_algorithm(&self) -> SignatureAlgorithm;
+    /// What they are.
+    fn document(&self) -> Document {
+        Document::Certificate
+    }
 }
 
 /// What a leaf is for.
@@ -128,8 +145,8 @@ impl TbsCertificate {
         subject: &Subject,
         key: &SubjectPublicKeyInfo,
     ) -> Result<Self, LintFault> {
-        let crl_url = issuer.crl_url.as_deref();
-        let der = extension::of_leaf(kind, key, &issuer.key_identifier, crl_url)
+        let crl_url = issuer.crl_url_of(&serial);
+        let der = extension::of_leaf(kind, key, &issuer.key_identifier, crl_url.as_deref())
             .and_then(|extensions| {
                 Contents {
                     serial,

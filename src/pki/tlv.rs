@@ -9,6 +9,14 @@ pub(super) const SEQUENCE: u8 = 0x30;
 pub(super) const SET: u8 = 0x31;
 /// OBJECT IDENTIFIER.
 pub(super) const OBJECT_IDENTIFIER: u8 = 0x06;
+/// ENUMERATED.
+pub(super) const ENUMERATED: u8 = 0x0a;
+/// OCTET STRING.
+pub(super) const OCTET_STRING: u8 = 0x04;
+/// INTEGER.
+pub(super) const INTEGER: u8 = 0x02;
+/// Context-specific 0, constructed.
+pub(super) const CONTEXT_0: u8 = 0xa0;
 /// BIT STRING.
 pub(super) const BIT_STRING: u8 = 0x03;
 

@@ -115,11 +115,25 @@ impl ValidityRule {
     }
 }
 
+impl ValidityRule {
+    /// The last second at which [`Self::at`] gives a validity within the issuer's; before the
+    /// issuer's first when it never does.
+    #[must_use]
+    pub fn last_start(self, issuer: &Validity) -> DateTime<Utc> {
+        match self {
+            // Both ends belong to the period, hence one second more (RFC 5280 4.1.2.5).
+            Self::Days(days) => issuer.not_after - TimeDelta::seconds(i64::from(days) * 86_400 - 1),
+            Self::NoExpiry if issuer.not_after.timestamp() >= NO_EXPIRY_SECONDS => issuer.not_after,
+            Self::NoExpiry => issuer.not_before - TimeDelta::seconds(1),
+        }
+    }
+}
+
 fn at_second(seconds: i64) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp(seconds, 0)
 }
 
-fn to_time(time: DateTime<Utc>) -> der::Result<Time> {
+pub(super) fn to_time(time: DateTime<Utc>) -> der::Result<Time> {
     let seconds = u64::try_from(time.timestamp()).map_err(|_| der::ErrorKind::DateTime)?;
     let time = DerDateTime::from_unix_duration(Duration::from_secs(seconds))?;
     Ok(if time.year() <= UtcTime::MAX_YEAR {
@@ -129,7 +143,7 @@ fn to_time(time: DateTime<Utc>) -> der::Result<Time> {
     })
 }
 
-fn from_time(time: &Time) -> Option<DateTime<Utc>> {
+pub(super) fn from_time(time: &Time) -> Option<DateTime<Utc>> {
     at_second(i64::try_from(time.to_unix_duration().as_secs()).ok()?)
 }
 
@@ -185,6 +199,21 @@ mod tests {
             );
         }
         assert!(issuer.validity.contains(time("2030-01-01T00:00:00.9Z")));
+    }
+
+    #[test]
+    fn the_last_start_is_the_last_that_is_granted() {
+        let mut issuer = fixture::ec_issuer();
+        for not_after in ["2030-01-01T00:00:00Z", "9999-12-31T23:59:59Z"] {
+            issuer.validity.not_after = time(not_after);
+            for rule in [ValidityRule::Days(10), ValidityRule::NoExpiry] {
+                let last = rule.last_start(&issuer.validity);
+                let next = last + TimeDelta::seconds(1);
+                let never = last < issuer.validity.not_before;
+                assert_eq!(rule.at(last, 0, &issuer).is_ok(), !never, "{rule:?}");
+                assert!(rule.at(next, 0, &issuer).is_err(), "{rule:?}");
+            }
+        }
     }
 
     #[test]

@@ -36,6 +36,7 @@ fn openapi_lists_the_routes_and_docs_show_it_offline() {
         "/v1/issuers",
         "/v1/issuers/{name}/certificate.pem",
         "/v1/issuers/{name}/chain.pem",
+        "/v1/issuers/{name}/crl",
         "/v1/issuers/{name}/verification-certificates",
         "/v1/jitp/lint",
         "/v1/jitp/evaluate",

@@ -16,12 +16,14 @@ mod load;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod crl;
 mod device_lists;
 mod devices;
 mod documents;
 mod issue;
 mod jitp;
 mod life;
+mod ocsp;
 mod orders;
 mod principals;
 mod refusals;

@@ -64,6 +64,34 @@ fn all_faults_of_a_configuration_are_told_at_once() {
         hsm = "softhsm"
         key_label = "line-rsa"
         certificate = "missing-issuer.pem"
+        [[issuer]]
+        name = "sharded"
+        hsm = "softhsm"
+        key_label = "line-ec"
+        certificate = "../issuers/line-ec.pem"
+        crl_url = "http://pki.example/sharded.crl"
+        crl_shards = 4
+        [[issuer]]
+        name = "placed"
+        hsm = "softhsm"
+        key_label = "line-rsa"
+        certificate = "../issuers/line-rsa.pem"
+        crl_url = "http://pki.example/placed-{shard}.crl"
+        [[issuer]]
+        name = "line"
+        hsm = "softhsm"
+        key_label = "line-rsa"
+        certificate = "../issuers/line-rsa.pem"
+        crl_url = "http://pki.example/line-{shard}.crl"
+        crl_shards = 4
+        [[issuer]]
+        name = "line-3"
+        hsm = "softhsm"
+        key_label = "line-rsa"
+        certificate = "../issuers/line-rsa.pem"
+        [crl]
+        every_seconds = 0
+        next_update_hours = 10000
         [issuance]
         instance = 200
         deadline_ms = 1
@@ -85,6 +113,11 @@ fn all_faults_of_a_configuration_are_told_at_once() {
         "key_id is not hexadecimal",
         "issuer `line-ec` is there twice",
         "missing-issuer.pem: No such file",
+        "issuer sharded: crl_shards is set, so crl_url must hold {shard} once",
+        "issuer placed: crl_url holds {shard}, but crl_shards is not set",
+        "issuer `line-3`: its CRL would have the name of a shard of issuer `line`",
+        "crl.every_seconds: must be 1 to 3600",
+        "crl.next_update_hours: must be 1 to 8760",
         "garbled.toml: ",
         "orphan.toml: no [[issuer]] is named `line-gone`",
         "issuance.instance: must be 1 to 127",

@@ -30,7 +30,16 @@ impl Place {
     fn dev(&self, more: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_certfactory"));
         command
-            .args(["dev", "--port", "0", "--ops-port", "0", "--dir"])
+            .args([
+                "dev",
+                "--port",
+                "0",
+                "--ops-port",
+                "0",
+                "--repository-port",
+                "0",
+                "--dir",
+            ])
             .arg(&self.world)
             .args(more);
         command

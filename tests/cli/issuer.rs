@@ -454,3 +454,57 @@ fn issuers_are_listed_and_shown() {
     );
     run(world, &["issuer", "show", "nobody"]).fails(3).silent();
 }
+
+#[test]
+fn a_profile_whose_certificates_would_soon_outlive_its_issuer_is_told_of_in_time() {
+    let mut own = OwnWorld::make();
+    let root = Root::make();
+    configure(&own, "short");
+    let csr = root.file("short.csr");
+    let init = ["issuer", "init", "short", "--csr", text(&csr)];
+    run(&own.world, &init).ok();
+    let chain = root.certify(&csr, &["-days", "33"]);
+    run(
+        &own.world,
+        &["issuer", "init", "short", "--import", text(&chain)],
+    )
+    .ok();
+    let profiles = own.world.dir.join("profiles");
+    let profile = fs::read_to_string(profiles.join("workshop.toml"))
+        .unwrap()
+        .replace("line-rsa", "short");
+    for (name, days) in [("soon", 10), ("late", 40)] {
+        let profile = profile.replace("no_expiry = true", &format!("days = {days}"));
+        fs::write(profiles.join(format!("{name}.toml")), profile).unwrap();
+    }
+    own.start_postgres();
+    own.start_service();
+    own.wait_ready(Duration::from_secs(20));
+    let answer = own.world.operations().get("/readyz").json();
+    let warnings = answer["warnings"].as_array().unwrap();
+    let told: Vec<_> = warnings
+        .iter()
+        .map(|w| {
+            (
+                w["profile"].as_str().unwrap(),
+                w["within_days"].as_i64().unwrap(),
+            )
+        })
+        .collect();
+    // 33 days of the issuer, less 10 or 40 of the device: 23, and no more at all.
+    assert_eq!(told, [("late", 7), ("soon", 30)], "{answer}");
+    assert!(own.log().contains("would soon outlive its issuer"));
+    let last = |name: &str| {
+        let metric = format!("certfactory_profile_last_issue_seconds{{profile=\"{name}\"}}");
+        own.world.metric(&metric)
+    };
+    assert!((last("soon") - last("late") - 30.0 * 86_400.0).abs() < 1.0);
+    let issue = |profile: &str| {
+        let device = Device::p256();
+        own.world
+            .client("station-01")
+            .issue(&device.request(profile))
+    };
+    assert_eq!(issue("soon").status, 201);
+    assert_eq!(issue("late").slug(), "validity");
+}

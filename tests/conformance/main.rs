@@ -15,9 +15,10 @@ mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use support::device::Device;
-use support::world::{free_port, issued, shared};
+use support::world::{free_port, issued, leaf, shared};
 use tempfile::TempDir;
 
 /// An issued certificate in files: leaf, leaf with chain, key, issuer.
@@ -260,6 +261,109 @@ fn our_own_verify_command_agrees_and_refuses_a_stranger() {
         "{}",
         String::from_utf8_lossy(&refused.stderr)
     );
+}
+
+#[test]
+fn openssl_gnutls_and_pkilint_accept_the_crls_and_believe_them() {
+    let world = shared();
+    let dir = TempDir::new().unwrap();
+    let file = |name: &str, octets: &[u8]| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, octets).unwrap();
+        path
+    };
+    for (profile, issuer) in [("lightbulb", "line-ec"), ("workshop", "line-rsa")] {
+        let issue = || {
+            let device = Device::p256();
+            issued(&world.client("station-01").issue(&device.request(profile)))
+        };
+        let (good, bad) = (issue(), issue());
+        world.revoke(&bad, "keyCompromise");
+        let path = format!("/pki/{issuer}.crl");
+        let der = world.wait_revoked(&path, &leaf(&bad), Duration::from_secs(10));
+        let der = file("crl.der", &der);
+        let pem = dir.path().join("crl.pem");
+        let issuer = world.dir.join(format!("issuers/{issuer}.pem"));
+        let convert = ["crl", "-inform", "DER", "-verify", "-CAfile"].map(Path::new);
+        let rest = [Path::new("-in"), &der, Path::new("-out"), &pem];
+        let text = accepts("openssl", &[&convert[..], &[&issuer], &rest].concat());
+        assert!(text.contains("verify OK"), "{text}");
+
+        let checked = ["verify", "-x509_strict", "-crl_check", "-CAfile"].map(Path::new);
+        for (body, revoked) in [(&good, false), (&bad, true)] {
+            let leaf = file("leaf.pem", body["certificate"].as_str().unwrap().as_bytes());
+            let files = [&issuer, Path::new("-CRLfile"), &pem, &leaf];
+            let (success, text) = run(Path::new("openssl"), &[&checked[..], &files].concat());
+            assert_eq!(success, !revoked, "{text}");
+            assert_eq!(text.contains("certificate revoked"), revoked, "{text}");
+        }
+
+        let read = ["--verify-crl", "--load-ca-certificate"].map(Path::new);
+        let infile = [&issuer, Path::new("--infile"), &pem];
+        let text = accepts("certtool", &[&read[..], &infile].concat());
+        assert!(text.contains("Verified."), "{text}");
+        let text = accepts(
+            "certtool",
+            &["--crl-info", "--infile"]
+                .map(Path::new)
+                .into_iter()
+                .chain([pem.as_path()])
+                .collect::<Vec<_>>(),
+        );
+        assert!(text.contains("CRL Number"), "{text}");
+
+        let lint = ["lint", "-t", "CRL", "-p", "PKIX", "-s", "ERROR"].map(Path::new);
+        let (success, text) = run(&python("lint_crl"), &[&lint[..], &[&der]].concat());
+        assert!(success && text.trim().is_empty(), "{text}");
+    }
+}
+
+#[test]
+fn openssl_and_pkilint_accept_ocsp_answers_and_the_responders_certificate() {
+    let world = shared();
+    let dir = TempDir::new().unwrap();
+    let answer = dir.path().join("answer.der");
+    for (profile, issuer) in [("lightbulb", "line-ec"), ("workshop", "line-rsa")] {
+        let device = Device::p256();
+        let body = issued(&world.client("station-01").issue(&device.request(profile)));
+        let serial = format!("0x{}", body["serial_number"].as_str().unwrap());
+        let url = format!("{}/ocsp/{issuer}", world.repository);
+        let responder = world.dir.join(format!("issuers/{issuer}-ocsp.pem"));
+        let issuer = world.dir.join(format!("issuers/{issuer}.pem"));
+        for revoked in [false, true] {
+            if revoked {
+                world.revoke(&body, "privilegeWithdrawn");
+            }
+            let arguments = [
+                Path::new("ocsp"),
+                Path::new("-issuer"),
+                &issuer,
+                Path::new("-CAfile"),
+                &issuer,
+                Path::new("-respout"),
+                &answer,
+                Path::new("-url"),
+                Path::new(&url),
+                Path::new("-serial"),
+                Path::new(&serial),
+            ];
+            let text = accepts("openssl", &arguments);
+            assert!(text.contains("Response verify OK"), "{text}");
+            assert_eq!(text.contains(": revoked"), revoked, "{text}");
+            let lint = ["lint", "-s", "ERROR"].map(Path::new);
+            let (success, text) = run(
+                &python("lint_ocsp_response"),
+                &[&lint[..], &[&answer]].concat(),
+            );
+            assert!(success && text.trim().is_empty(), "{text}");
+        }
+        let lint = ["lint", "-s", "ERROR"].map(Path::new);
+        let (success, text) = run(
+            &python("lint_pkix_cert"),
+            &[&lint[..], &[&responder]].concat(),
+        );
+        assert!(success, "{text}");
+    }
 }
 
 struct Broker(Child);

@@ -14,6 +14,7 @@
 mod postgres;
 
 mod archive;
+mod crls;
 mod fault;
 mod fixture;
 mod kind;

@@ -14,6 +14,7 @@
 mod support;
 
 mod clock;
+mod crl;
 mod database;
 mod hsm;
 mod life;
@@ -21,6 +22,7 @@ mod load;
 mod orders;
 mod process;
 mod profiles;
+mod rotation;
 mod start;
 mod verification;
 

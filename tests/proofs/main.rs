@@ -16,6 +16,7 @@ mod handshakes;
 #[path = "../issuance/load.rs"]
 mod load;
 mod orders;
+mod revocations;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -39,6 +40,8 @@ fn main() {
         Some("kills") => kills(number(1, 50)),
         Some("database-outage") => database_outage(seconds(number(1, 10))),
         Some("hsm-outage") => hsm_outage(seconds(number(1, 10)), seconds(number(2, 20))),
+        Some("crl") => revocations::crl(number(1, 100_000), seconds(number(2, 60))),
+        Some("ocsp") => revocations::ocsp(seconds(number(1, 10))),
         Some("orders") => orders::orders(number(1, 1_000), number(2, 10)),
         Some("handshakes") => {
             let most = arguments.get(2).map(|_| number(2, 0));
@@ -46,7 +49,7 @@ fn main() {
         }
         _ => {
             eprintln!(
-                "usage: proofs handshakes [SECONDS [PER_SECOND_MAX]] | kills [COUNT] | database-outage [SECONDS] | hsm-outage [AWAY_SECONDS FROZEN_SECONDS] | orders [QUANTITY KILLS]"
+                "usage: proofs handshakes [SECONDS [PER_SECOND_MAX]] | kills [COUNT] | database-outage [SECONDS] | hsm-outage [AWAY_SECONDS FROZEN_SECONDS] | orders [QUANTITY KILLS] | crl [ENTRIES SECONDS] | ocsp [SECONDS]"
             );
             std::process::exit(2);
         }

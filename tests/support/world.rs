@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use openssl::x509::{CrlStatus, X509, X509Crl};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -30,7 +31,7 @@ pub fn shared() -> &'static World {
             let dir = directory();
             // The keeper removes the directory too: a static is never dropped.
             let dir_path = dir.keep();
-            let script = r#""$0" dev --dir "$1" --port 0 --ops-port 0 & p=$!; cat <&3 >/dev/null; kill $p; wait $p; rm -rf "$1""#;
+            let script = r#""$0" dev --dir "$1" --port 0 --ops-port 0 --repository-port 0 & p=$!; cat <&3 >/dev/null; kill $p; wait $p; rm -rf "$1""#;
             let mut keeper = Command::new("bash")
                 .args(["-c", &format!("exec 3<&0; {script}"), PROGRAM])
                 .arg(&dir_path)
@@ -53,6 +54,7 @@ pub struct World {
     pub dir: PathBuf,
     pub url: String,
     pub operations: String,
+    pub repository: String,
 }
 
 impl World {
@@ -63,6 +65,7 @@ impl World {
         Self {
             url: format!("https://{}", listen("http")),
             operations: format!("http://{}", listen("operations")),
+            repository: format!("http://{}", listen("repository")),
             dir,
         }
     }
@@ -96,6 +99,37 @@ impl World {
     /// Calls the operations listener.
     pub fn operations(&self) -> Curl {
         Curl::new(&self.operations, &self.dir.join("tls/ca.pem"), None)
+    }
+
+    /// Calls the repository listener.
+    pub fn repository(&self) -> Curl {
+        Curl::new(&self.repository, &self.dir.join("tls/ca.pem"), None)
+    }
+
+    /// Revokes what was issued, as an operator.
+    pub fn revoke(&self, body: &Value, reason: &str) {
+        let serial = body["serial_number"].as_str().unwrap();
+        let path = format!("/v1/certificates/{serial}/revocation");
+        let request = serde_json::json!({ "reason": reason }).to_string();
+        let headers = [("Content-Type", "application/json")];
+        let answer =
+            self.client("operator")
+                .send("POST", &path, &headers, Some(request.as_bytes()));
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+
+    /// Fetches a CRL again and again until the certificate is on it; returns its DER.
+    pub fn wait_revoked(&self, path: &str, leaf: &X509, at_most: Duration) -> Vec<u8> {
+        let start = Instant::now();
+        loop {
+            let answer = self.repository().get(path);
+            let crl = X509Crl::from_der(&answer.body);
+            if crl.is_ok_and(|crl| matches!(crl.get_by_cert(leaf), CrlStatus::Revoked(_))) {
+                return answer.body;
+            }
+            assert!(start.elapsed() < at_most, "not on {path} after {at_most:?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Sum of all samples of a metric whose line starts with `prefix`.
@@ -166,6 +200,8 @@ impl OwnWorld {
                 "--port",
                 &free_port().to_string(),
                 "--ops-port",
+                &free_port().to_string(),
+                "--repository-port",
                 &free_port().to_string(),
                 "--dir",
             ])
@@ -419,6 +455,11 @@ impl Drop for OwnWorld {
             eprintln!("the service's log ends:\n{}", tail(&self.log()));
         }
     }
+}
+
+/// The certificate in an issue request's answer.
+pub fn leaf(body: &Value) -> X509 {
+    X509::from_pem(body["certificate"].as_str().unwrap().as_bytes()).unwrap()
 }
 
 /// An issue request's answer, as JSON, or a panic that shows the problem.

@@ -27,6 +27,8 @@ use crate::pki::key_policy::KeyAlgorithm;
 const DATABASE: &str = "certfactory";
 const OWNER: &str = "certfactory_owner";
 const SERVICE: &str = "certfactory";
+/// Where the repository listens when nobody says where: certificates name it, so it should stay.
+const REPOSITORY_PORT: u16 = 8480;
 /// The token.
 const TOKEN_LABEL: &str = "certfactory-dev";
 /// The site's name, as tickets name it.
@@ -46,6 +48,8 @@ const ISSUERS: [(&str, KeyAlgorithm); 3] = [
 ];
 /// The issuer of client certificates.
 const STATIONS: &str = "stations";
+/// Life of their OCSP responders' certificates.
+const RESPONDER_DAYS: i64 = 366;
 /// The profiles and their templates.
 const PROFILES: [(&str, &str); 4] = [
     (
@@ -74,9 +78,11 @@ pub struct World {
     pub api: SocketAddr,
     /// Where operations will listen.
     pub operations: SocketAddr,
+    /// Where the repository will listen.
+    pub repository: SocketAddr,
     /// The database server.
     pub postgres: Postgres,
-    /// Both addresses, kept from others until the service takes them.
+    /// These addresses, kept from others until the service takes them.
     held: Vec<TcpListener>,
 }
 
@@ -87,10 +93,16 @@ pub fn softhsm_conf(dir: &Path) -> PathBuf {
 }
 
 impl World {
-    /// Makes what is missing below `dir`, starts the database. Port 0 takes a free one.
+    /// Makes what is missing below `dir`, starts the database. Port 0 takes a free one; so does no
+    /// repository port when 8480 is taken.
     ///
     /// The process must run with `SOFTHSM2_CONF` set to [`softhsm_conf`].
-    pub fn make(dir: &Path, port: u16, operations_port: u16) -> anyhow::Result<Self> {
+    pub fn make(
+        dir: &Path,
+        port: u16,
+        operations_port: u16,
+        repository_port: Option<u16>,
+    ) -> anyhow::Result<Self> {
         for name in [
             "tls",
             "clients",
@@ -102,13 +114,18 @@ impl World {
         ] {
             std::fs::create_dir_all(dir.join(name))?;
         }
-        let held = vec![hold(port)?, hold(operations_port)?];
+        let repository = match repository_port {
+            Some(port) => hold(port)?,
+            None => hold(REPOSITORY_PORT).or_else(|_| hold(0))?,
+        };
+        let held = vec![hold(port)?, hold(operations_port)?, repository];
         let postgres = Postgres::make(&dir.join("postgres"), &dir.join("log/postgres.log"))?;
         postgres.start()?;
         let world = Self {
             dir: dir.to_path_buf(),
             api: held[0].local_addr()?,
             operations: held[1].local_addr()?,
+            repository: held[2].local_addr()?,
             postgres,
             held,
         };
@@ -147,7 +164,7 @@ impl World {
         let dir = self.dir.display();
         let issuers: String = ISSUERS
             .iter()
-            .map(|(name, _)| format!("\n[[issuer]]\nname = \"{name}\"\nhsm = \"softhsm\"\nkey_label = \"{name}\"\ncertificate = \"issuers/{name}.pem\"\n"))
+            .map(|(name, _)| format!("\n[[issuer]]\nname = \"{name}\"\nhsm = \"softhsm\"\nkey_label = \"{name}\"\ncertificate = \"issuers/{name}.pem\"\ncrl_url = \"http://{}/pki/{name}.crl\"\n\n[issuer.ocsp]\nkey_label = \"{name}-ocsp\"\ncertificate = \"issuers/{name}-ocsp.pem\"\n", self.repository))
             .collect();
         let configuration = format!(
             r#"# Made by `certfactory dev`; written anew at each start.
@@ -160,6 +177,12 @@ client_ca = "tls/clients-ca.pem"
 
 [operations]
 listen = "{operations}"
+
+[repository]
+listen = "{repository}"
+
+[crl]
+every_seconds = 2
 
 [database]
 url = "{url}"
@@ -194,6 +217,7 @@ profiles = "profiles"
 "#,
             api = self.api,
             operations = self.operations,
+            repository = self.repository,
             url = self.postgres.url(SERVICE, DATABASE)?,
             owner_url = self.postgres.url(OWNER, DATABASE)?,
             module = softhsm_module()?.display(),
@@ -242,6 +266,11 @@ profiles = "profiles"
                     algorithm,
                     &[("O", "certfactory development"), ("CN", name)],
                 )?;
+            }
+            let responder = self.dir.join(format!("issuers/{name}-ocsp.pem"));
+            let section = raw.issuer.iter().find(|issuer| issuer.name == name);
+            if let Some(section) = section.filter(|_| !responder.exists()) {
+                issuer::responder::make(&raw, section, RESPONDER_DAYS).map_err(|f| f.error)?;
             }
         }
         Ok(())

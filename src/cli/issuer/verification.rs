@@ -2,17 +2,16 @@
 
 use std::path::Path;
 
-use anyhow::anyhow;
 use clap::Args;
 use hyper::Method;
 use hyper::body::Bytes;
 use serde_json::{Value, json};
 
-use crate::cli::Failure;
 use crate::cli::Global;
 use crate::cli::Outcome;
 use crate::cli::cert;
 use crate::cli::client::Connect;
+use crate::cli::issuer::plain;
 use crate::pki::verification::RegistrationCode;
 
 /// `issuer verification-certificate`
@@ -38,11 +37,7 @@ fn code(text: &str) -> Result<RegistrationCode, String> {
 /// Asks the service for one.
 pub(super) fn run(global: &Global, arguments: &VerificationArguments) -> Outcome {
     let name = &arguments.name;
-    // It becomes a part of an address.
-    let plain = |octet: u8| octet.is_ascii_alphanumeric() || b"-._".contains(&octet);
-    if name.is_empty() || !name.bytes().all(plain) {
-        return Err(Failure::new(2, anyhow!("`{name}` is no issuer's name")));
-    }
+    plain(name)?;
     let mut connect = arguments.connect.clone();
     let beside = global.config.parent().unwrap_or(Path::new("."));
     connect

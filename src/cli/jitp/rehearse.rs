@@ -140,7 +140,7 @@ fn template_and_issuers(
         (Some(name), _) => {
             let profile = ProfileText::read(global, name)?.parse()?;
             if names.is_empty() && arguments.cas.is_empty() {
-                names.push(profile.issuer.clone());
+                names.extend(profile.issuers().map(str::to_owned));
             }
             profile.jitp.ok_or_else(|| {
                 Failure::new(

@@ -10,6 +10,7 @@ use crate::pki::name::AttributeType;
 use crate::pki::name::Subject;
 use crate::pki::validity::BACKDATE_SECONDS_MAX;
 use crate::pki::validity::ValidityRule;
+use chrono::{DateTime, Utc};
 use openssl::sha::Sha256;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -29,6 +30,8 @@ const REWORKS_MAX: i16 = 100;
 #[serde(deny_unknown_fields)]
 struct RawProfile {
     issuer: String,
+    next_issuer: Option<String>,
+    switch_at: Option<String>,
     #[serde(default = "common_name")]
     device_identity: String,
     #[serde(default = "identity")]
@@ -132,6 +135,7 @@ fn complete(
     if !(0..=REWORKS_MAX).contains(&raw.reworks_max) {
         faults.push(format!("reworks_max: must be 0 to {REWORKS_MAX}"));
     }
+    let succession = succession(raw, &mut faults);
     let key_algorithms = key_algorithms(&raw.key_algorithms, &mut faults);
     let validity = validity(&raw.validity, &mut faults);
     let subject = Subjects::parse(&raw.subject, &mut faults);
@@ -150,6 +154,7 @@ fn complete(
     let profile = Profile {
         name: name.to_owned(),
         issuer: raw.issuer.clone(),
+        succession,
         device_identity,
         slot: raw.slot.clone(),
         key_algorithms,
@@ -186,6 +191,29 @@ pub(super) fn template_path(toml: &str) -> Option<String> {
 fn is_label(text: &str) -> bool {
     let allowed = |octet: u8| octet.is_ascii_lowercase() || octet.is_ascii_digit() || octet == b'-';
     (1..=64).contains(&text.len()) && text.bytes().all(allowed)
+}
+
+fn succession(raw: &RawProfile, faults: &mut Vec<String>) -> Option<(DateTime<Utc>, String)> {
+    let (next, at) = match (&raw.next_issuer, &raw.switch_at) {
+        (None, None) => return None,
+        (Some(next), Some(at)) => (next, at),
+        _ => {
+            faults.push("next_issuer, switch_at: one needs the other".to_owned());
+            return None;
+        }
+    };
+    if !is_label(next) {
+        faults.push(format!(
+            "next_issuer: {next:?} is not 1 to 64 of a-z, 0-9 and -"
+        ));
+    }
+    match at.parse::<DateTime<Utc>>() {
+        Ok(at) if at.timestamp_subsec_nanos() == 0 => Some((at, next.clone())),
+        _ => {
+            faults.push(format!("switch_at: {at:?} is not RFC 3339 to the second"));
+            None
+        }
+    }
 }
 
 fn key_algorithms(names: &[String], faults: &mut Vec<String>) -> Vec<KeyAlgorithm> {

@@ -274,3 +274,40 @@ fn the_hash_tells_profile_and_template_apart() {
     let commented = Profile::parse("plain", &format!("{PLAIN}#"), None).unwrap();
     assert_ne!(plain().sha256, commented.sha256);
 }
+
+#[test]
+fn another_issuer_takes_over_at_its_moment_and_not_a_second_sooner() {
+    let time = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
+    let with = |lines: &str| Profile::parse("plain", &format!("{lines}{PLAIN}"), None);
+    let profile = with("next_issuer = 'line-ec-g2'\nswitch_at = '2027-01-01T07:00:00+01:00'\n");
+    let profile = profile.unwrap();
+    assert_eq!(profile.issuer_at(time("2027-01-01T05:59:59.9Z")), "line-ec");
+    assert_eq!(
+        profile.issuer_at(time("2027-01-01T06:00:00Z")),
+        "line-ec-g2"
+    );
+    assert_eq!(
+        profile.issuers().collect::<Vec<_>>(),
+        ["line-ec", "line-ec-g2"]
+    );
+    assert_eq!(plain().issuer_at(time("2099-01-01T00:00:00Z")), "line-ec");
+    for (wrong, fault) in [
+        ("next_issuer = 'line-ec-g2'\n", "one needs the other"),
+        (
+            "switch_at = '2027-01-01T06:00:00Z'\n",
+            "one needs the other",
+        ),
+        ("next_issuer = 'x'\nswitch_at = 'soon'\n", "RFC 3339"),
+        (
+            "next_issuer = 'X'\nswitch_at = '2027-01-01T06:00:00Z'\n",
+            "next_issuer",
+        ),
+        (
+            "next_issuer = 'x'\nswitch_at = '2027-01-01T06:00:00.5Z'\n",
+            "to the second",
+        ),
+    ] {
+        let faults = with(wrong).unwrap_err().join("; ");
+        assert!(faults.contains(fault), "{wrong}: {faults}");
+    }
+}
