@@ -28,7 +28,7 @@ ANALYZE intent (supersedes, generation);
 
 ------------------------------------------------------------------------------------------------
 -- Events. A certificate is confirmed at most once, and ends at most once: the keys are the
--- compare-and-swap, and the first event wins.
+-- compare-and-swap, and the first event wins. A device may be scrapped all the same.
 
 CREATE TABLE life_event (
     intent_id   uuid        NOT NULL REFERENCES outcome,
@@ -40,17 +40,19 @@ CREATE TABLE life_event (
     crl_shard   smallint    CHECK (crl_shard >= 0),
     at          timestamptz NOT NULL DEFAULT statement_timestamp(),
     PRIMARY KEY (intent_id, kind),
-    CONSTRAINT life_event_reason_code CHECK ((reason_code IS NULL) = (kind = 'confirmed'))
+    CONSTRAINT life_event_reason_code CHECK (
+        CASE kind WHEN 'confirmed' THEN reason_code IS NULL
+                  WHEN 'scrapped' THEN true ELSE reason_code IS NOT NULL END)
 );
-CREATE UNIQUE INDEX life_event_end ON life_event (intent_id) WHERE kind <> 'confirmed';
-CREATE INDEX life_event_revocation ON life_event (issuer, crl_shard, at) WHERE kind <> 'confirmed';
+CREATE UNIQUE INDEX life_event_end ON life_event (intent_id) WHERE reason_code IS NOT NULL;
+CREATE INDEX life_event_revocation ON life_event (issuer, crl_shard, at) WHERE reason_code IS NOT NULL;
 
-COMMENT ON TABLE  life_event             IS 'What happened to an issued certificate. Never changed, never deleted. Everything but a confirmation ends it, and is on the issuer''s CRL.';
+COMMENT ON TABLE  life_event             IS 'What happened to an issued certificate. Never changed, never deleted. What has a reason code ended it, and is on the issuer''s CRL.';
 COMMENT ON COLUMN life_event.intent_id   IS 'The certificate.';
 COMMENT ON COLUMN life_event.kind        IS 'confirmed: read back from its device. superseded: its successor was confirmed. revoked. scrapped: the device does not exist any more.';
 COMMENT ON COLUMN life_event.principal   IS 'Name of the principal who did it.';
 COMMENT ON COLUMN life_event.reason      IS 'Why, in the words of who did it.';
-COMMENT ON COLUMN life_event.reason_code IS 'CRLReason (RFC 5280 5.3.1) of an end; null for a confirmation.';
+COMMENT ON COLUMN life_event.reason_code IS 'CRLReason (RFC 5280 5.3.1) of an end; null for a confirmation, and for the scrapping of a device whose certificate had ended before.';
 COMMENT ON COLUMN life_event.issuer      IS 'Name of its issuer, whose CRL lists an end.';
 COMMENT ON COLUMN life_event.crl_shard   IS 'Which of the issuer''s CRLs lists it, as the certificate''s CRL distribution point says; null where the issuer has one.';
 COMMENT ON COLUMN life_event.at          IS 'Database time.';
@@ -81,9 +83,12 @@ CREATE TRIGGER claim_supersedes BEFORE INSERT ON claim
 CREATE FUNCTION life_event_admit() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    later uuid := NEW.intent_id;
 BEGIN
     -- One event of a certificate at a time; what follows sees the ones before.
     PERFORM FROM public.claim c WHERE c.intent_id = NEW.intent_id FOR NO KEY UPDATE;
+    NEW.at := clock_timestamp();
     IF NEW.kind = 'confirmed' THEN
         PERFORM FROM public.life_event e WHERE e.intent_id = NEW.intent_id AND e.kind <> 'confirmed';
         IF FOUND THEN
@@ -94,22 +99,25 @@ BEGIN
         IF FOUND THEN
             RETURN NULL;
         END IF;
-    ELSIF NEW.kind = 'superseded' THEN
-        PERFORM FROM public.life_event e JOIN (
-            WITH RECURSIVE later AS (
-                SELECT c.intent_id FROM public.claim c WHERE c.supersedes = NEW.intent_id AND c.live
-                UNION ALL
-                SELECT c.intent_id FROM public.claim c JOIN later l ON c.supersedes = l.intent_id AND c.live)
-            SELECT intent_id FROM later) s ON s.intent_id = e.intent_id
-        WHERE e.kind IN ('confirmed', 'scrapped');
-        IF NOT FOUND THEN
-            RETURN NULL;
+        PERFORM FROM public.life_event e WHERE e.intent_id = NEW.intent_id AND e.reason_code IS NOT NULL;
+        IF FOUND THEN
+            NEW.reason_code := NULL;
         END IF;
+    ELSIF NEW.kind = 'superseded' THEN
+        LOOP
+            SELECT c.intent_id INTO later FROM public.claim c WHERE c.supersedes = later AND c.live;
+            IF NOT FOUND THEN
+                RETURN NULL;
+            END IF;
+            PERFORM FROM public.life_event e
+                WHERE e.intent_id = later AND e.kind IN ('confirmed', 'scrapped');
+            EXIT WHEN FOUND;
+        END LOOP;
     END IF;
     RETURN NEW;
 END
 $$;
-COMMENT ON FUNCTION life_event_admit() IS 'Leaves out the confirmation of a certificate that has ended, the scrapping by any but the newest of a device, and the superseding before a later one is confirmed or scrapped.';
+COMMENT ON FUNCTION life_event_admit() IS 'Leaves out the confirmation of a certificate that has ended, the scrapping by any but the newest of a device, and the superseding before a later one is confirmed or scrapped. Times are in the order of the events.';
 CREATE TRIGGER life_event_admit BEFORE INSERT ON life_event
     FOR EACH ROW EXECUTE FUNCTION life_event_admit();
 
@@ -198,7 +206,8 @@ BEGIN
 END
 $$;
 
--- Counts by status: an end takes a confirmed certificate out of the confirmed ones.
+-- Counts by status: an event takes the certificate out of the count of the status before it. Look-ups
+-- are written as sub-selects, which no join method can turn into a scan of the ledger.
 CREATE FUNCTION work_order_life() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
@@ -209,16 +218,19 @@ BEGIN
         revoked    = o.revoked    + n.revoked,
         scrapped   = o.scrapped   + n.scrapped
     FROM (
-        SELECT i.work_order,
-               count(*) FILTER (WHERE a.kind = 'superseded') AS superseded,
-               count(*) FILTER (WHERE a.kind = 'revoked')    AS revoked,
-               count(*) FILTER (WHERE a.kind = 'scrapped')   AS scrapped,
-               count(*) FILTER (WHERE a.kind = 'confirmed')
-                 - count(*) FILTER (WHERE a.kind <> 'confirmed' AND EXISTS (
-                       SELECT FROM public.life_event e
-                       WHERE e.intent_id = a.intent_id AND e.kind = 'confirmed')) AS confirmed
-        FROM added a JOIN public.intent i ON i.intent_id = a.intent_id
-        WHERE i.work_order IS NOT NULL GROUP BY i.work_order) n
+        SELECT work_order,
+               sum((kind = 'confirmed')::int  - (before = 'confirmed')::int)  AS confirmed,
+               sum((kind = 'superseded')::int - (before = 'superseded')::int) AS superseded,
+               sum((kind = 'revoked')::int    - (before = 'revoked')::int)    AS revoked,
+               sum((kind = 'scrapped')::int)                                  AS scrapped
+        FROM (
+            SELECT a.kind,
+                   (SELECT i.work_order FROM public.intent i WHERE i.intent_id = a.intent_id) AS work_order,
+                   coalesce((SELECT e.kind FROM public.life_event e
+                             WHERE e.intent_id = a.intent_id AND e.kind <> a.kind AND a.kind <> 'confirmed'
+                             ORDER BY e.kind = 'confirmed' LIMIT 1), '') AS before
+            FROM added a OFFSET 0) each_one
+        WHERE work_order IS NOT NULL GROUP BY work_order) n
     WHERE o.name = n.work_order;
     RETURN NULL;
 END

@@ -136,7 +136,8 @@ BEGIN
         FROM (SELECT i.supersedes IS NULL AS first,
                      (SELECT o.abandon_reason FROM public.outcome o WHERE o.intent_id = i.intent_id LIMIT 1) AS abandon_reason,
                      (SELECT e.kind FROM public.life_event e
-                      WHERE e.intent_id = i.intent_id AND e.kind <> 'confirmed' LIMIT 1) AS ended,
+                      WHERE e.intent_id = i.intent_id AND e.kind <> 'confirmed'
+                      ORDER BY e.kind <> 'scrapped' LIMIT 1) AS ended,
                      (SELECT true FROM public.life_event e
                       WHERE e.intent_id = i.intent_id AND e.kind = 'confirmed' LIMIT 1) AS confirmed
               FROM public.intent i WHERE i.work_order = NEW.name) i;

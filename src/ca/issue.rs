@@ -27,10 +27,14 @@ use crate::ca::Rework;
 use crate::ca::SearchFilter;
 use crate::ca::SignerFault;
 use crate::ca::error::IssueError;
+use crate::pki::Violation;
 use crate::pki::certificate::SignedCertificate;
 use crate::pki::csr::CertificationRequest;
 use crate::pki::issuer::Issuer;
+use crate::pki::name::Subject;
+use crate::pki::profile::Admission;
 use crate::pki::profile::Profile;
+use crate::pki::profile::Refusal;
 use crate::pki::serial::SerialNumber;
 use crate::pki::tbs::LeafKind;
 use crate::pki::tbs::TbsCertificate;
@@ -53,6 +57,34 @@ pub struct IssueRequest {
     pub idempotency_key: Option<String>,
     /// When the caller stops waiting.
     pub deadline: Instant,
+}
+
+/// The certificate that another one is to replace.
+pub(super) struct Reworked {
+    pub(super) rework: Rework,
+    pub(super) subject: Subject,
+    pub(super) device: String,
+    pub(super) slot: String,
+}
+
+impl Reworked {
+    /// A rework changes the key and nothing else. Where the profile has become another one since,
+    /// it is no rework any more.
+    fn fits(&self, admission: &Admission, profile: &Profile) -> Result<(), IssueError> {
+        let same = admission.subject == self.subject
+            && admission.device == self.device
+            && profile.slot == self.slot;
+        if same {
+            return Ok(());
+        }
+        Err(IssueError::Refused(Refusal::SubjectMismatch(vec![
+            Violation {
+                rule: "rework-subject",
+                attribute: None,
+                detail: "the subject must be that of the certificate to replace".to_owned(),
+            },
+        ])))
+    }
 }
 
 /// A certificate that is recorded and may leave the house. Only this module makes one.
@@ -116,12 +148,12 @@ impl Ca {
         }
     }
 
-    /// `rework`: what the certificate is to replace, where it is not the device's first.
+    /// `reworked`: what the certificate is to replace, where it is not the device's first.
     pub(super) async fn issue_once(
         &self,
         principal: &Principal,
         request: IssueRequest,
-        rework: Option<Rework>,
+        reworked: Option<Reworked>,
     ) -> Result<IssuedCertificate, IssueError> {
         let at = Instant::now();
         let csr = CertificationRequest::parse(&request.csr)?;
@@ -131,20 +163,30 @@ impl Ca {
             .profiles
             .get(&request.profile)
             .ok_or_else(|| IssueError::UnknownProfile(request.profile.clone()))?;
-        if rework.is_none() {
+        if reworked.is_none() {
             principal.may_issue(&profile.name, request.order.as_deref())?;
         }
         let issuer = self.issuer(profile.issuer_at(self.clock.now()))?;
         let admission = profile
             .admit(&csr, request.subject.as_ref())
             .map_err(IssueError::Refused)?;
+        if let Some(reworked) = &reworked {
+            reworked.fits(&admission, profile)?;
+        }
         self.ledger.ready().map_err(LedgerFault::Unavailable)?;
         let rule = |now| profile.validity.at(now, profile.backdate_seconds, issuer);
-        let ordered = if profile.order_required && request.order.is_none() && rework.is_none() {
+        let ordered = if profile.order_required && request.order.is_none() && reworked.is_none() {
             Err(IssueError::OrderRequired(profile.name.clone()))
+        } else if reworked
+            .as_ref()
+            .is_some_and(|it| it.rework.generation > profile.reworks_max)
+        {
+            let (name, most) = (profile.name.clone(), profile.reworks_max);
+            Err(IssueError::ReworkLimit(name, most))
         } else {
             Ok(())
         };
+        let rework = reworked.map(|it| it.rework);
         let ready = match ordered.and_then(|()| self.could_issue(issuer, rule)) {
             Ok(ready) => self.take_daily(principal).await.map(|()| ready),
             Err(error) => Err(error),

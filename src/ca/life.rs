@@ -318,7 +318,9 @@ impl Ca {
         }
         if let Some((nonce, signature)) = &found.proof {
             compared.push("signature");
-            if !self.lives.challenged(record.intent.id, *nonce).await? {
+            // A repeat, for whom the first one's nonce may have become too old meanwhile.
+            let repeated = record.status == Status::Confirmed;
+            if !repeated && !self.lives.challenged(record.intent.id, *nonce).await? {
                 differs(
                     "nonce",
                     "the nonce was not given out for this certificate within ten minutes"
@@ -413,6 +415,20 @@ impl Ca {
         Ok(())
     }
 
+    /// An event of this certificate, to be completed.
+    fn end(&self, record: &CertificateRecord) -> NewEvent {
+        let issuer = self.issuers.get(&record.intent.issuer);
+        let shard = issuer.and_then(|issuer| shard_of(&record.der, issuer));
+        NewEvent {
+            intent: record.intent.id,
+            issuer: record.intent.issuer.clone(),
+            kind: Status::Issued,
+            reason: None,
+            reason_code: None,
+            crl_shard: shard.and_then(|shard| i16::try_from(shard).ok()),
+        }
+    }
+
     async fn act(
         &self,
         principal: &Principal,
@@ -431,25 +447,11 @@ impl Ca {
         let life = Life::new(record, stored);
         // The first end counts, and is an answer; that nothing happened is none.
         if life.events.iter().any(|event| event.kind == wanted)
-            || (wanted.has_ended() && life.record.status.has_ended())
+            || (wanted == Status::Revoked && life.record.status.has_ended())
         {
             Ok(life)
         } else {
             Err(LifeError::Overtaken)
-        }
-    }
-
-    /// An event of this certificate, to be completed.
-    fn end(&self, record: &CertificateRecord) -> NewEvent {
-        let issuer = self.issuers.get(&record.intent.issuer);
-        let shard = issuer.and_then(|issuer| shard_of(&record.der, issuer));
-        NewEvent {
-            intent: record.intent.id,
-            issuer: record.intent.issuer.clone(),
-            kind: Status::Issued,
-            reason: None,
-            reason_code: None,
-            crl_shard: shard.and_then(|shard| i16::try_from(shard).ok()),
         }
     }
 }
@@ -461,11 +463,13 @@ impl Life {
     }
 }
 
-/// Where a certificate stands to which this happened: an end counts, whatever came with it.
+/// Where a certificate stands to which this happened: that its device was scrapped counts, then how
+/// it ended, whatever came before.
 fn status(events: &[LifeEvent]) -> Status {
     let kinds = || events.iter().map(|event| event.kind);
     kinds()
-        .find(|kind| kind.has_ended())
+        .find(|kind| *kind == Status::Scrapped)
+        .or_else(|| kinds().find(|kind| kind.has_ended()))
         .or_else(|| kinds().next())
         .unwrap_or(Status::Issued)
 }

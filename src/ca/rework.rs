@@ -14,6 +14,7 @@ use crate::ca::Status;
 use crate::ca::error::IssueError;
 use crate::ca::issue::IssueRequest;
 use crate::ca::issue::IssuedCertificate;
+use crate::ca::issue::Reworked;
 use crate::ca::life::Deed;
 use crate::ca::life::LifeError;
 use crate::pki::serial::SerialNumber;
@@ -62,13 +63,6 @@ impl Ca {
             return Err(IssueError::Scrapped.into());
         }
         let generation = old.generation() + 1;
-        let profile = &old.intent.profile;
-        if let Some(profile) = self.profiles.get(profile)
-            && generation > profile.reworks_max
-        {
-            let (name, limit) = (profile.name.clone(), profile.reworks_max);
-            return Err(IssueError::ReworkLimit(name, limit).into());
-        }
         let subject: BTreeMap<String, String> = old
             .intent
             .subject
@@ -82,14 +76,20 @@ impl Ca {
             reason: request.reason,
         };
         let request = IssueRequest {
-            profile: profile.clone(),
+            profile: old.intent.profile,
             csr: request.csr,
             subject: Some(subject),
-            order: old.intent.order.clone(),
+            order: old.intent.order,
             idempotency_key: request.idempotency_key,
             deadline: request.deadline,
         };
-        let result = self.issue_once(principal, request, Some(rework)).await;
+        let reworked = Reworked {
+            rework,
+            subject: old.intent.subject,
+            device: old.intent.device,
+            slot: old.intent.slot,
+        };
+        let result = self.issue_once(principal, request, Some(reworked)).await;
         self.count(&result, start);
         Ok(result?)
     }

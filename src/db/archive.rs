@@ -265,6 +265,12 @@ fn query(filter: &SearchFilter, limit: i64, cursor: Option<Uuid>) -> QueryBuilde
             )
             .push_bind(ended.as_str())
             .push(")");
+            if ended != Status::Scrapped {
+                sql.push(
+                    " AND (SELECT true FROM life_event e
+                          WHERE e.intent_id = o.intent_id AND e.kind = 'scrapped') IS NULL",
+                );
+            }
         }
     }
     if let Some(issued_after) = filter.issued_after {

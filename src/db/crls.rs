@@ -31,7 +31,7 @@ const COMPLETE: i16 = -1;
 const SURVEY: &str = "
     WITH revoked AS (
         SELECT issuer, coalesce(crl_shard, (-1)::smallint) AS shard, count(*) AS revoked
-        FROM life_event WHERE kind <> 'confirmed' GROUP BY 1, 2),
+        FROM life_event WHERE reason_code IS NOT NULL GROUP BY 1, 2),
     newest AS (
         SELECT DISTINCT ON (issuer, shard) issuer, shard, crl_number, this_update, next_update, entries
         FROM crl ORDER BY issuer, shard, crl_number DESC)
@@ -42,7 +42,7 @@ const SURVEY: &str = "
 const REVOKED: &str = "
     SELECT c.serial_number, e.at, e.reason_code
     FROM life_event e JOIN claim c ON c.intent_id = e.intent_id
-    WHERE e.kind <> 'confirmed' AND e.issuer = $1 AND ($2 = -1 OR e.crl_shard = $2)";
+    WHERE e.reason_code IS NOT NULL AND e.issuer = $1 AND ($2 = -1 OR e.crl_shard = $2)";
 
 const NEWEST: &str = "
     SELECT issuer, shard, crl_number, this_update, next_update, entries, der

@@ -58,6 +58,8 @@ use crate::db::vitals::Vitals;
 use crate::metrics::LedgerMetrics;
 use crate::pki::certificate::SignedCertificate;
 
+/// What issuing needs; the other lanes may be slow without stopping the line.
+const ISSUING: [&str; 3] = [Reserve::LANE, Record::LANE, Settle::LANE];
 /// Longest wait for a settlement; nobody at a station waits for one.
 const SETTLEMENT_MAX: Duration = Duration::from_secs(5);
 
@@ -396,7 +398,7 @@ impl Ledger for PgLedger {
     ) -> PortFuture<'_, Result<Reservation, LedgerFault>> {
         Box::pin(async move {
             // An intent whose certificate could not be recorded is better not stored.
-            self.vitals.all().map_err(LedgerFault::Unavailable)?;
+            self.vitals.of(&ISSUING).map_err(LedgerFault::Unavailable)?;
             self.reservations.submit(Reserve(intent), deadline).await
         })
     }
@@ -440,7 +442,7 @@ impl Ledger for PgLedger {
     }
 
     fn ready(&self) -> Result<(), String> {
-        self.vitals.all()
+        self.vitals.of(&ISSUING)
     }
 }
 

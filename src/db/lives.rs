@@ -37,9 +37,11 @@ const ADD: &str = "INSERT INTO life_event
 const EVENTS: &str = "SELECT intent_id, kind, principal, reason, reason_code, at
     FROM life_event WHERE intent_id = ANY($1) ORDER BY at, kind <> 'confirmed'";
 
-/// Takes those along that are of no use any more.
+/// Takes some along that are of no use any more, more than come.
 const CHALLENGE: &str = "WITH old AS (
-        DELETE FROM challenge WHERE created_at < statement_timestamp() - interval '1 hour'
+        DELETE FROM challenge WHERE nonce = ANY(ARRAY(
+            SELECT nonce FROM challenge WHERE created_at < statement_timestamp() - interval '1 hour'
+            ORDER BY created_at LIMIT 10))
     )
     INSERT INTO challenge (nonce, intent_id) VALUES ($1, $2) ON CONFLICT DO NOTHING";
 

@@ -35,7 +35,8 @@ macro_rules! states {
                             WHERE t.work_order = w.name LIMIT 1) t ON true
          LEFT JOIN (SELECT i.work_order, count(*) FILTER (WHERE i.supersedes IS NULL) AS firsts,
                            count(*) FILTER (WHERE i.supersedes IS NOT NULL) AS reworks
-                    FROM open_intent o JOIN intent i ON i.intent_id = o.intent_id
+                    FROM open_intent o CROSS JOIN LATERAL (
+                        SELECT * FROM intent i WHERE i.intent_id = o.intent_id LIMIT 1) i
                     WHERE i.work_order IS NOT NULL GROUP BY i.work_order) p
              ON p.work_order = w.name"
     };

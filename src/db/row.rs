@@ -35,7 +35,7 @@ macro_rules! outcome_columns {
     () => {
         "o.der, o.fingerprint, o.log_index, o.recorded_at, \
          (SELECT e.kind FROM life_event e WHERE e.intent_id = o.intent_id \
-          ORDER BY e.kind = 'confirmed' LIMIT 1) AS status, \
+          ORDER BY e.kind = 'confirmed', e.kind <> 'scrapped' LIMIT 1) AS status, \
          (SELECT c.serial_number FROM claim c WHERE c.live AND c.supersedes = o.intent_id) AS successor"
     };
 }

@@ -17,7 +17,7 @@ const STATUS: &str = "
     FROM claim c
     JOIN intent i ON i.intent_id = c.intent_id
     JOIN outcome o ON o.intent_id = c.intent_id
-    LEFT JOIN life_event e ON e.intent_id = c.intent_id AND e.kind <> 'confirmed'
+    LEFT JOIN life_event e ON e.intent_id = c.intent_id AND e.reason_code IS NOT NULL
     WHERE c.serial_number = $1 AND i.issuer = $2 AND o.der IS NOT NULL";
 
 impl StatusBook for PgArchive {

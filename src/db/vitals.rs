@@ -30,10 +30,10 @@ impl Vitals {
         down.get(lane).cloned()
     }
 
-    /// `Err(reason)` when any lane is down.
-    pub(super) fn all(&self) -> Result<(), String> {
+    /// `Err(reason)` when any of these lanes is down.
+    pub(super) fn of(&self, lanes: &[&str]) -> Result<(), String> {
         let down = self.down.read().unwrap_or_else(PoisonError::into_inner);
-        match down.first_key_value() {
+        match down.iter().find(|(lane, _)| lanes.contains(lane)) {
             None => Ok(()),
             Some((lane, reason)) => Err(format!("{lane}: {reason}")),
         }

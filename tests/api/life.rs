@@ -308,6 +308,21 @@ fn an_operator_revokes_once_with_a_reason_that_concerns_a_device() {
         .get(&format!("/v1/certificates/{number}"));
     assert_eq!(shown.json()["status"], "revoked");
 
+    // Scrapped all the same: the device gets nothing any more.
+    let scrapped = post(
+        world,
+        "station-01",
+        number,
+        "scrap",
+        &json!({ "reason": "shredded" }),
+    );
+    assert_eq!(events(&scrapped.json()), ["issued", "revoked", "scrapped"]);
+    assert_eq!(scrapped.json()["status"], "scrapped");
+    assert_eq!(
+        rework(world, number, &Device::p256()).slug(),
+        "rework-conflict"
+    );
+
     // The way back to a good certificate is a rework.
     let device = Device::p256();
     let lost = issue(world, &device);
@@ -348,6 +363,10 @@ fn a_rework_needs_a_new_key_the_newest_certificate_and_a_reason_and_has_a_limit(
         (stranger.status, stranger.slug().as_str()),
         (422, "subject-mismatch")
     );
+
+    let more = json!({ "csr": device.rekeyed().csr_with(&[("O", "Another Ltd")]), "reason": "x" });
+    let more = post(world, "station-01", serial(&first), "supersession", &more);
+    assert_eq!(more.status, 422, "{more:?}");
 
     let mut newest = first.clone();
     for _ in 0..3 {
