@@ -169,10 +169,6 @@ impl App {
         tokio::spawn(keep_principals(watch.clone(), principals.clone()));
         tokio::spawn(keep_recovering(ca.clone()));
         tokio::spawn(keep_recounting(ca.clone()));
-        for (profile, _, last) in ca.last_seconds() {
-            let metric = &ca.metrics.profile_last_issue;
-            metric.with_label_values(&[profile]).set(last.timestamp());
-        }
         tokio::spawn(keep_warning(ca.clone()));
         tokio::spawn(keep_comparing_clocks(ca.clone(), watch));
 
@@ -310,6 +306,10 @@ async fn keep_tls_files(ca: Arc<Ca>, tls: Arc<Tls>) {
 
 /// Says once a day which profiles come to their end: a new issuer takes its time.
 async fn keep_warning(ca: Arc<Ca>) {
+    for (profile, _, last) in ca.last_seconds() {
+        let metric = &ca.metrics.profile_last_issue;
+        metric.with_label_values(&[profile]).set(last.timestamp());
+    }
     loop {
         for ending in ca.endings(ca.clock.now()) {
             tracing::warn!(

@@ -32,8 +32,8 @@ impl Second {
         let mut config: toml::Table = text.parse().unwrap();
         let (api, operations) = (free_port(), free_port());
         config["http"]["listen"] = format!("127.0.0.1:{api}").into();
-        config.remove("repository");
         config["operations"]["listen"] = format!("127.0.0.1:{operations}").into();
+        config["repository"]["listen"] = format!("127.0.0.1:{}", free_port()).into();
         config["hsm"][0]["environment"]["SOFTHSM2_CONF"] = conf_2.to_str().unwrap().into();
         config["issuance"]
             .as_table_mut()
