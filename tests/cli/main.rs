@@ -24,6 +24,7 @@ mod jitp;
 mod kit;
 mod orders;
 mod secrets;
+mod stations;
 mod verification;
 
 use std::io::Write;
