@@ -64,6 +64,7 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("get", "/v1/issuers", "yyyy y"),
     ("get", "/v1/issuers/{name}/certificate.pem", "yyyy y"),
     ("get", "/v1/issuers/{name}/chain.pem", "yyyy y"),
+    ("get", "/v1/issuers/{name}/crl", "yyyy y"),
     (
         "post",
         "/v1/issuers/{name}/verification-certificates",

@@ -12,7 +12,7 @@ fn a_sound_configuration_has_no_fault() {
     run(shared(), &["config", "check"])
         .ok()
         .silent()
-        .says("2 issuers, 2 profiles, no fault");
+        .says("3 issuers, 2 profiles, no fault");
 }
 
 #[test]

@@ -184,7 +184,7 @@ async fn no_list_reads_the_whole_table_for_the_sake_of_the_kind() {
     // A connection that ends has told the server's statistics all it did.
     drop(archive);
     let used = "SELECT idx_scan::bigint FROM pg_stat_user_indexes
-                WHERE indexrelname = 'intent_verification'";
+                WHERE indexrelname = 'intent_no_device'";
     for _ in 0..100 {
         if database.number(used).await > 0 {
             break;
