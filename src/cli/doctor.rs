@@ -17,6 +17,7 @@ use crate::hsm;
 use crate::http::tls::Tls;
 use crate::metrics::HsmMetrics;
 use crate::metrics::TlsMetrics;
+use crate::pki::report;
 
 /// Time for a token to open and prove its keys.
 const HSM_TIMEOUT: Duration = Duration::from_secs(10);
@@ -122,7 +123,14 @@ fn hsm(config: &Config) -> anyhow::Result<Vec<Finding>> {
                 .map(|()| "signs, and verifies under the certificate".into()),
         )
     });
-    let findings = findings.chain(responders).collect();
+    let report_key = config.report_key.iter().map(|_| {
+        Finding::new(
+            "hsm key of closing reports",
+            hsm.ready(report::KEY_NAME)
+                .map(|()| "signs, and verifies under the configured public key".into()),
+        )
+    });
+    let findings = findings.chain(responders).chain(report_key).collect();
     hsm.shutdown();
     Ok(findings)
 }

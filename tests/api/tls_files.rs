@@ -162,10 +162,8 @@ fn tls_files_change_under_load_without_a_failed_request_and_bad_ones_change_noth
     std::fs::write(file("clients-ca.pem"), clients.pem()).unwrap();
     look();
     let new = Identity::make("station-02", Use::Client, Some(&clients), (-1, 10));
-    own.world.sql(&format!(
-        "INSERT INTO principal (name, role, spki_sha256) VALUES ('station-02', 'station', decode('{}', 'hex'))",
-        new.spki_sha256()
-    ));
+    own.world
+        .register("station-02", "station", &new.spki_sha256());
     let (certificate, key) = (file("station-02.pem"), file("station-02.key"));
     new.write(&certificate, &key);
     let newcomer = Curl::new(&own.world.url, &file("ca.pem"), Some((certificate, key)));

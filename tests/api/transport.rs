@@ -394,11 +394,11 @@ fn certificates_that_are_almost_a_stations_end_in_an_alert() {
         ("its own", by(None, Use::Client, (-1, 10))),
     ] {
         // Even when the table knows its key.
-        world.sql(&format!(
-            "INSERT INTO principal (name, role, spki_sha256) VALUES ('{}', 'operator', decode('{}', 'hex'))",
-            name.replace([' ', '\''], "-"),
-            identity.spki_sha256()
-        ));
+        world.register(
+            &name.replace([' ', '\''], "-"),
+            "operator",
+            &identity.spki_sha256(),
+        );
         let said = ask(&identity).expect_err(name);
         assert!(
             said.contains("alert") || said.contains("reset"),

@@ -40,7 +40,7 @@ fn x509(body: &Value) -> X509 {
 
 #[test]
 fn an_administrator_gets_a_certificate_as_aws_iot_asks_for_it() {
-    for (issuer, crl) in [("line-ec", false), ("line-rsa", false)] {
+    for issuer in ["line-ec", "line-rsa"] {
         let code = code();
         let answer = ask(issuer, &[], &code);
         let body = made(&answer);
@@ -88,7 +88,7 @@ fn an_administrator_gets_a_certificate_as_aws_iot_asks_for_it() {
             assert!(text.contains(expected), "{expected:?} is not in\n{text}");
         }
         assert!(!text.contains("Extended Key Usage"), "{text}");
-        assert_eq!(text.contains("CRL Distribution"), crl);
+        assert!(text.contains("CRL Distribution"), "{text}");
 
         let authority = X509::from_pem(&std::fs::read(authority).unwrap()).unwrap();
         assert_eq!(authority.issued(&x509(&body)), X509VerifyResult::OK);

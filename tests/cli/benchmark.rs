@@ -26,7 +26,18 @@ fn the_signer_is_measured_for_each_issuer() {
         .iter()
         .map(|rate| rate["issuer"].as_str().unwrap())
         .collect();
-    assert_eq!(issuers, ["line-ec", "line-rsa", "stations"]);
+    assert_eq!(
+        issuers,
+        [
+            "line-ec",
+            "line-ec/ocsp",
+            "line-rsa",
+            "line-rsa/ocsp",
+            "stations",
+            "stations/ocsp",
+            "report"
+        ]
+    );
     for rate in rates {
         assert_eq!(
             fields(rate),

@@ -164,7 +164,7 @@ fn a_self_signed_issuer_of_every_key_algorithm_is_a_strict_ca_with_a_key_that_ne
             "sensitive, always sensitive, never extractable, local"
         );
     }
-    run(&own.world, &["config", "check"]).ok().says("7 issuers");
+    run(&own.world, &["config", "check"]).ok().says("8 issuers");
     let refused = run(
         &own.world,
         &["issuer", "init", "line-ec", "--key-algorithm", "RSA-1024"],

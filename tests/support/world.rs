@@ -151,6 +151,14 @@ impl World {
         command
     }
 
+    /// Puts somebody into the table of principals, by hand.
+    pub fn register(&self, name: &str, role: &str, spki_sha256: &str) {
+        self.sql(&format!(
+            "INSERT INTO principal (name, role) VALUES ('{name}', '{role}');
+             INSERT INTO principal_key (name, spki_sha256) VALUES ('{name}', decode('{spki_sha256}', 'hex'))"
+        ));
+    }
+
     /// SQL as the cluster's superuser, on the ledger.
     pub fn sql(&self, sql: &str) -> String {
         let socket = std::fs::canonicalize(self.dir.join("postgres")).unwrap();
