@@ -15,9 +15,9 @@ pub mod order;
 pub mod serve;
 pub mod station;
 
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -124,9 +124,8 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 /// What a command returns.
 pub type Outcome = Result<(), Failure>;
 
-/// Runs one command.
-#[must_use]
-pub fn run(arguments: Arguments) -> ExitCode {
+/// Runs one command, and ends the process with its exit code.
+pub fn run(arguments: Arguments) -> ! {
     let Arguments { global, command } = arguments;
     let outcome = match command {
         Command::Serve => serve::run(&global),
@@ -141,13 +140,18 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Jitp(command) => jitp::run(&global, &command),
         Command::Benchmark(command) => benchmark::run(&global, &command),
     };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+    let code = match outcome {
+        Ok(()) => 0,
         Err(Failure { code, error }) => {
             eprintln!("certfactory: {error:#}");
-            ExitCode::from(code)
+            code
         }
-    }
+    };
+    // Whoever reads it may have gone.
+    let _ = std::io::stdout().flush();
+    // Without the C libraries' exit handlers: OpenSSL and PKCS#11 modules take themselves apart there,
+    // under threads that may still free what is theirs.
+    signal_hook::low_level::exit(i32::from(code))
 }
 
 /// Loads the configuration for a command that uses the HSM.

@@ -6,6 +6,6 @@ use clap::Parser;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-fn main() -> std::process::ExitCode {
+fn main() {
     certfactory::cli::run(certfactory::cli::Arguments::parse())
 }

@@ -260,7 +260,7 @@ fn doctor_and_migrate_say_which_neighbour_is_wrong() {
     assert!(
         found
             .iter()
-            .all(|line| line.contains("hsm key of issuer") && line.contains("PIN")),
+            .all(|line| line.contains("hsm key of") && line.contains("PIN")),
         "{found:?}"
     );
     assert!(

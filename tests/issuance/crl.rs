@@ -36,6 +36,15 @@ fn started(prepare: impl FnOnce(&OwnWorld)) -> OwnWorld {
     own.start_postgres();
     own.start_service();
     own.wait_ready(seconds(15));
+    // Ready is who can issue; the first CRLs come a moment later.
+    for issuer in ["line-ec", "line-rsa", "stations"] {
+        let start = Instant::now();
+        let path = format!("/pki/{issuer}.crl");
+        while own.world.repository().get(&path).status != 200 {
+            assert!(start.elapsed() < RECOVERED, "no {path}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
     own
 }
 
