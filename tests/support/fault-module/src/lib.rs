@@ -19,7 +19,7 @@ use std::{
     collections::HashMap,
     fs,
     sync::{
-        Mutex, OnceLock,
+        Mutex, OnceLock, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
     thread::sleep,
@@ -137,6 +137,10 @@ fn real() -> &'static CK_FUNCTION_LIST {
     })
 }
 
+/// A call that signs holds it to read, `close_all` to write: SoftHSM itself frees a session under a
+/// call that uses it, and takes the process along. What is tested is that sessions are gone.
+static SIGNING: RwLock<()> = RwLock::new(());
+
 unsafe extern "C" fn sign_init(
     session: CK_SESSION_HANDLE,
     mechanism: CK_MECHANISM_PTR,
@@ -145,12 +149,14 @@ unsafe extern "C" fn sign_init(
     unsafe {
         if once("close_all") {
             let mut info = CK_SESSION_INFO::default();
+            let _alone = SIGNING.write().unwrap_or_else(PoisonError::into_inner);
             real().C_GetSessionInfo.unwrap()(session, &mut info);
             real().C_CloseAllSessions.unwrap()(info.slotID);
         }
         if once("logout") {
             real().C_Logout.unwrap()(session);
         }
+        let _signing = SIGNING.read().unwrap_or_else(PoisonError::into_inner);
         real().C_SignInit.unwrap()(session, mechanism, key)
     }
 }
@@ -162,8 +168,10 @@ unsafe extern "C" fn sign(
     signature: CK_BYTE_PTR,
     signature_len: CK_ULONG_PTR,
 ) -> CK_RV {
-    let forward =
-        || unsafe { real().C_Sign.unwrap()(session, data, data_len, signature, signature_len) };
+    let forward = || {
+        let _signing = SIGNING.read().unwrap_or_else(PoisonError::into_inner);
+        unsafe { real().C_Sign.unwrap()(session, data, data_len, signature, signature_len) }
+    };
     if signature.is_null() {
         return forward(); // only the length is asked for
     }
