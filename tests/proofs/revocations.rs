@@ -140,9 +140,9 @@ pub fn ocsp(during: Duration) {
             let file = own.world.dir.join("request.der");
             let serial = format!("0x{}", body["serial_number"].as_str().unwrap());
             let made = std::process::Command::new("openssl")
-                .args(["ocsp", "-no_nonce", "-serial", &serial, "-issuer"])
+                .args(["ocsp", "-no_nonce", "-issuer"])
                 .arg(&issuer)
-                .arg("-reqout")
+                .args(["-serial", &serial, "-reqout"])
                 .arg(&file)
                 .output()
                 .unwrap();
