@@ -27,7 +27,16 @@ const STARTUP_MAX: Duration = Duration::from_secs(10);
 /// 2026-01-01: no clock that was ever set is before this program.
 const CLOCK_MIN: DateTime<Utc> = DateTime::from_timestamp_nanos(1_767_225_600_000_000_000);
 /// What the service may insert into but never change.
-const FINAL_TABLES: [&str; 4] = ["claim", "intent", "outcome", "crl"];
+const FINAL_TABLES: [&str; 8] = [
+    "claim",
+    "intent",
+    "outcome",
+    "life_event",
+    "crl",
+    "order_ticket",
+    "order_device",
+    "order_report",
+];
 
 /// Why the service must not start with this database.
 #[derive(Debug, thiserror::Error)]
