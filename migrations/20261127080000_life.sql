@@ -45,6 +45,8 @@ CREATE TABLE life_event (
                   WHEN 'scrapped' THEN true ELSE reason_code IS NOT NULL END)
 );
 CREATE UNIQUE INDEX life_event_end ON life_event (intent_id) WHERE reason_code IS NOT NULL;
+-- The few ended ones among the many confirmed, for who looks for them.
+CREATE INDEX life_event_kind ON life_event (kind, intent_id) WHERE kind <> 'confirmed';
 CREATE INDEX life_event_revocation ON life_event (issuer, crl_shard, at) WHERE reason_code IS NOT NULL;
 
 COMMENT ON TABLE  life_event             IS 'What happened to an issued certificate. Never changed, never deleted. What has a reason code ended it, and is on the issuer''s CRL.';
