@@ -26,6 +26,7 @@ use crate::ca::Role;
 use crate::http::limits::Limits;
 use crate::http::problem::Problem;
 use crate::http::problem::Slug;
+use crate::http::problem::internal;
 
 /// The connection's verified client certificate.
 #[derive(Clone, Copy, Debug)]
@@ -110,10 +111,20 @@ impl FromRequest for Authenticated {
 
 /// The role of who asks, where it is somebody.
 pub(super) fn role(request: &HttpRequest) -> Option<Role> {
-    authenticate(request).ok().map(|who| who.0.role)
+    identify(request).ok().map(|principal| principal.role)
 }
 
 fn authenticate(request: &HttpRequest) -> Result<Authenticated, Problem> {
+    let principal = identify(request)?;
+    let limits = request
+        .app_data::<Data<Limits>>()
+        .ok_or_else(|| internal("no limits"))?;
+    limits.take(&principal)?;
+    Ok(Authenticated(principal))
+}
+
+/// Who asks, and that they may ask now and from there. Counts nothing.
+fn identify(request: &HttpRequest) -> Result<Arc<Principal>, Problem> {
     let Some(peer) = request.conn_data::<PeerKey>() else {
         return Err(Problem::new(
             Slug::ClientCertificateRequired,
@@ -122,10 +133,10 @@ fn authenticate(request: &HttpRequest) -> Result<Authenticated, Problem> {
     };
     let principals = request
         .app_data::<Data<Principals>>()
-        .ok_or_else(|| crate::http::problem::internal("no table of principals"))?;
+        .ok_or_else(|| internal("no table of principals"))?;
     let ca = request
         .app_data::<Data<Ca>>()
-        .ok_or_else(|| crate::http::problem::internal("no certification authority"))?;
+        .ok_or_else(|| internal("no certification authority"))?;
     let Some(principal) = principals.find(&peer.spki_sha256) else {
         return Err(Problem::new(
             Slug::StationUnknown,
@@ -152,8 +163,5 @@ fn authenticate(request: &HttpRequest) -> Result<Authenticated, Problem> {
             format!("`{}` may not ask {why}", principal.name),
         ));
     }
-    if let Some(limits) = request.app_data::<Data<Limits>>() {
-        limits.take(&principal)?;
-    }
-    Ok(Authenticated(principal))
+    Ok(principal)
 }
