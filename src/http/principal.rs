@@ -17,8 +17,6 @@ use actix_web::rt::net::TcpStream;
 use actix_web::web::Data;
 use arc_swap::ArcSwap;
 use chrono::{DateTime, Utc};
-use openssl::asn1::Asn1Time;
-use openssl::x509::X509;
 
 use crate::ca::Ca;
 use crate::ca::Principal;
@@ -27,6 +25,7 @@ use crate::http::limits::Limits;
 use crate::http::problem::Problem;
 use crate::http::problem::Slug;
 use crate::http::problem::internal;
+use crate::http::tls::unix_time;
 
 /// The connection's verified client certificate.
 #[derive(Clone, Copy, Debug)]
@@ -45,18 +44,15 @@ pub fn remember_peer(stream: &TlsStream<TcpStream>, data: &mut Extensions) {
     let spki = certificate
         .public_key()
         .and_then(|key| key.public_key_to_der());
-    if let (Ok(spki), Some(not_after)) = (spki, not_after(&certificate)) {
+    let not_after = unix_time(certificate.not_after())
+        .ok()
+        .and_then(|seconds| DateTime::from_timestamp(seconds, 0));
+    if let (Ok(spki), Some(not_after)) = (spki, not_after) {
         data.insert(PeerKey {
             spki_sha256: openssl::sha::sha256(&spki),
             not_after,
         });
     }
-}
-
-fn not_after(certificate: &X509) -> Option<DateTime<Utc>> {
-    let epoch = Asn1Time::from_unix(0).ok()?;
-    let since = epoch.diff(certificate.not_after()).ok()?;
-    DateTime::from_timestamp(i64::from(since.days) * 86_400 + i64::from(since.secs), 0)
 }
 
 /// The live table of principals, by key hash.

@@ -213,7 +213,7 @@ impl Contents {
         let mut ends = Vec::new();
         for anchor in anchors {
             if valid_at(&anchor, now)? {
-                ends.push(seconds(anchor.not_after())?);
+                ends.push(unix_time(anchor.not_after())?);
             }
             names.push(X509NameRef::to_owned(anchor.subject_name())?)?;
             store.add_cert(anchor)?;
@@ -227,7 +227,7 @@ impl Contents {
         // A session is resumed only under the trust anchors that its client was verified with.
         context.set_session_id_context(&openssl::sha::sha256(&self.client_ca))?;
         Ok(Loaded {
-            certificate_ends: seconds(leaf.not_after())?,
+            certificate_ends: unix_time(leaf.not_after())?,
             client_ca_ends,
             context: context.build().into_context(),
         })
@@ -258,8 +258,8 @@ fn valid_at(certificate: &X509, now: DateTime<Utc>) -> Result<bool, ErrorStack> 
     Ok(certificate.not_before() <= &*now && &*now <= certificate.not_after())
 }
 
-/// Unix time.
-fn seconds(time: &Asn1TimeRef) -> Result<i64, ErrorStack> {
+/// A certificate's time, in seconds since 1970.
+pub(super) fn unix_time(time: &Asn1TimeRef) -> Result<i64, ErrorStack> {
     let since = Asn1Time::from_unix(0)?.diff(time)?;
     Ok(i64::from(since.days) * 86_400 + i64::from(since.secs))
 }
