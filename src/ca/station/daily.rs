@@ -58,8 +58,9 @@ impl Ca {
         let Some(cap) = principal.rights.devices_per_day else {
             return Ok(());
         };
-        let day = self.clock.now().date_naive();
+        // Asks the ledger once, and once more where midnight lies between.
         loop {
+            let day = self.clock.now().date_naive();
             match self.daily_caps.take(&principal.name, cap, day) {
                 Some(true) => return Ok(()),
                 Some(false) => return Err(IssueError::DailyCap(cap)),
