@@ -139,7 +139,7 @@ pub struct HsmMetrics {
     pub queue_depth: IntGauge,
     /// `certfactory_hsm_reopens_total{level}`: session, login, module
     pub reopens: IntCounterVec,
-    /// `certfactory_hsm_calls_total{function}`: `C_Sign` calls for certificates, challenges, probes,
+    /// `certfactory_hsm_calls_total{purpose}`: `C_Sign` calls for certificates, challenges, probes,
     /// reports, CRLs, OCSP answers
     pub calls: IntCounterVec,
 }

@@ -208,8 +208,7 @@ impl OcspService {
         request: &OcspRequest,
         statuses: &[CertStatus],
     ) -> Result<(Bytes, DateTime<Utc>), String> {
-        self.ca.clock_trusted()?;
-        let now = self.ca.clock.now();
+        let now = self.ca.clock_trusted()?;
         if !responder.validity.contains(now) {
             return Err("the responder's certificate is not valid now".to_owned());
         }

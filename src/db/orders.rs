@@ -21,6 +21,7 @@ use crate::ca::ticket::Redeemed;
 use crate::ca::ticket::Ticket;
 use crate::ca::ticket::TicketMark;
 use crate::db::lane::Job;
+use crate::db::row::unreadable;
 use crate::db::tickets;
 use crate::pki::Violation;
 
@@ -244,24 +245,15 @@ fn ticket(row: &PgRow) -> Result<Option<TicketMark>, sqlx::Error> {
     let sha256: Vec<u8> = row.try_get("sha256")?;
     let sha256 = sha256
         .try_into()
-        .map_err(|_| unreadable("sha256", "is not 32 octets"))?;
+        .map_err(|_| unreadable("digest of a ticket"))?;
     let kid = row.try_get("kid")?;
     Ok(Some(TicketMark { jti, kid, sha256 }))
-}
-
-pub(super) fn unreadable(column: &str, what: &str) -> sqlx::Error {
-    sqlx::Error::ColumnDecode {
-        index: column.to_owned(),
-        source: what.to_owned().into(),
-    }
 }
 
 fn order(row: &PgRow) -> Result<WorkOrder, sqlx::Error> {
     let pattern: Option<&str> = row.try_get("device_pattern")?;
     let device_pattern = pattern
-        .map(|text| {
-            DevicePattern::parse(text).ok_or_else(|| unreadable("device_pattern", "is none"))
-        })
+        .map(|text| DevicePattern::parse(text).ok_or_else(|| unreadable("device pattern")))
         .transpose()?;
     let first: Option<String> = row.try_get("device_first")?;
     let last: Option<String> = row.try_get("device_last")?;

@@ -9,7 +9,7 @@ use sqlx::Row;
 use crate::ca::report::Closing;
 use crate::ca::report::Settlement;
 use crate::db::orders;
-use crate::db::orders::unreadable;
+use crate::db::row::unreadable;
 
 const KEPT: &str = "SELECT report FROM order_report WHERE work_order = $1";
 
@@ -68,7 +68,7 @@ pub(super) async fn closing(
         indices: first.zip(last),
         fingerprints_sha256: digest
             .try_into()
-            .map_err(|_| unreadable("digest", "is not 32 octets"))?,
+            .map_err(|_| unreadable("digest of an order"))?,
     };
     snapshot.rollback().await?;
     Ok(Closing::Settled(Box::new(settlement)))

@@ -5,11 +5,11 @@ pub mod verification;
 
 use actix_web::HttpResponse;
 use actix_web::web::{Data, Json, Path};
-use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::ca::Ca;
+use crate::http::certificates::rfc3339;
 use crate::http::problem::Problem;
 use crate::http::problem::ProblemBody;
 use crate::http::problem::Slug;
@@ -72,10 +72,6 @@ impl IssuerBody {
             fingerprint_sha256: hex(&openssl::sha::sha256(&issuer.certificate)),
         }
     }
-}
-
-fn rfc3339(time: DateTime<Utc>) -> String {
-    time.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
 /// All profiles.

@@ -113,9 +113,7 @@ impl ValidityRule {
             not_after,
         })
     }
-}
 
-impl ValidityRule {
     /// The last second at which [`Self::at`] gives a validity within the issuer's; before the
     /// issuer's first when it never does.
     #[must_use]
