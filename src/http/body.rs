@@ -20,6 +20,7 @@ use crate::http::orders;
 use crate::http::principal::role;
 use crate::http::problem::Problem;
 use crate::http::problem::Slug;
+use crate::http::problem::internal;
 
 /// Longest body that is used, in octets.
 const LENGTH_MAX: usize = 64 * 1024;
@@ -50,16 +51,29 @@ pub async fn take(request: &mut ServiceRequest, route: &str) -> Body {
     }))
 }
 
+/// The body, once, and which of the accepted media types its `Content-Type` says that it is.
+pub(super) fn of_type(
+    request: &HttpRequest,
+    accepted: &[&'static str],
+) -> Result<(&'static str, Bytes), Problem> {
+    let plain = !request.headers().contains_key(header::CONTENT_ENCODING);
+    let found = accepted
+        .iter()
+        .find(|accepted| **accepted == request.content_type());
+    let media_type = found.filter(|_| plain).copied().ok_or_else(|| {
+        Problem::new(
+            Slug::UnsupportedMediaType,
+            format!("send {} without Content-Encoding", accepted.join(" or ")),
+        )
+    })?;
+    let taken = request.extensions_mut().remove::<Body>();
+    let body = taken.ok_or_else(|| internal("the body was not taken"))?.0?;
+    Ok((media_type, body))
+}
+
 /// A JSON body, whose `Content-Type` says that it is one.
 pub(super) fn json<T: DeserializeOwned>(request: &HttpRequest) -> Result<T, Problem> {
-    let plain = !request.headers().contains_key(header::CONTENT_ENCODING);
-    if request.content_type() != "application/json" || !plain {
-        return Err(Problem::new(
-            Slug::UnsupportedMediaType,
-            "send application/json without Content-Encoding",
-        ));
-    }
-    let body = certificates::body(request)?;
+    let (_, body) = of_type(request, &["application/json"])?;
     serde_json::from_slice(&body).map_err(|error| certificates::json_problem(&error))
 }
 

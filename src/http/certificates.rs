@@ -15,7 +15,7 @@ use actix_web::HttpRequest;
 use actix_web::HttpResponse;
 use actix_web::http::header;
 use actix_web::http::header::HeaderMap;
-use actix_web::web::{Bytes, Data, Path};
+use actix_web::web::{Data, Path};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -29,7 +29,7 @@ use crate::ca::issue::IssueRequest;
 use crate::ca::issue::IssuedCertificate;
 use crate::ca::life::REASON_LENGTH_MAX;
 use crate::ca::order;
-use crate::http::body::Body;
+use crate::http::body;
 use crate::http::middleware::LogFields;
 use crate::http::principal::Authenticated;
 use crate::http::problem::Problem;
@@ -240,26 +240,9 @@ pub fn not_here() -> Problem {
 /// A station's request, out of either kind of body.
 fn command(request: &HttpRequest, deadline: Instant) -> Result<IssueRequest, Problem> {
     let idempotency_key = idempotency_key(request.headers())?;
-    let json = match request.content_type() {
-        "application/json" => true,
-        "application/pkcs10" => false,
-        other => {
-            return Err(Problem::new(
-                Slug::UnsupportedMediaType,
-                format!(
-                    "`{}` is not application/json or application/pkcs10",
-                    printable(other)
-                ),
-            ));
-        }
-    };
-    if request.headers().contains_key(header::CONTENT_ENCODING) {
-        return Err(Problem::new(
-            Slug::UnsupportedMediaType,
-            "send the body without Content-Encoding",
-        ));
-    }
-    let body = body(request)?;
+    let accepted = ["application/json", "application/pkcs10"];
+    let (media_type, body) = body::of_type(request, &accepted)?;
+    let json = media_type == "application/json";
     let (profile, csr, subject, order) = if json {
         if !request.query_string().is_empty() {
             return Err(Problem::new(
@@ -298,12 +281,6 @@ fn command(request: &HttpRequest, deadline: Instant) -> Result<IssueRequest, Pro
         idempotency_key,
         deadline,
     })
-}
-
-/// The request's body, once.
-pub(super) fn body(request: &HttpRequest) -> Result<Bytes, Problem> {
-    let taken = request.extensions_mut().remove::<Body>();
-    taken.ok_or_else(|| internal("the body was not taken"))?.0
 }
 
 pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {

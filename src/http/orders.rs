@@ -6,7 +6,6 @@ pub mod ticket;
 
 use std::sync::Arc;
 
-use actix_web::HttpMessage;
 use actix_web::HttpRequest;
 use actix_web::HttpResponse;
 use actix_web::HttpResponseBuilder;
@@ -208,20 +207,6 @@ fn overdrawn() -> Problem {
 fn operator(request: &HttpRequest, who: Authenticated) -> Result<Arc<Principal>, Problem> {
     note(request, &who.0, "");
     who.require(&[Role::Operator])
-}
-
-/// The body's media type, which must be one of these, and plain.
-fn media_type(request: &HttpRequest, accepted: &[&'static str]) -> Result<&'static str, Problem> {
-    let plain = !request.headers().contains_key(header::CONTENT_ENCODING);
-    let found = accepted
-        .iter()
-        .find(|accepted| **accepted == request.content_type());
-    found.filter(|_| plain).copied().ok_or_else(|| {
-        Problem::new(
-            Slug::UnsupportedMediaType,
-            format!("send {} without Content-Encoding", accepted.join(" or ")),
-        )
-    })
 }
 
 /// Work orders by name. A station sees those it may book on.

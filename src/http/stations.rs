@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use actix_web::HttpMessage;
 use actix_web::HttpRequest;
 use actix_web::HttpResponse;
 use actix_web::http::header;
@@ -324,7 +323,7 @@ pub async fn enrol(
     // Whether there is such a name is nobody's to learn here.
     let name = name.ok_or(EnrolError::Code)?;
     let code = code(&request).ok_or(EnrolError::Code)?;
-    let csr = csr(&request)?;
+    let (_, csr) = body::of_type(&request, &["application/pkcs10"])?;
     let spine = ca.clone().into_inner();
     let issued = tokio::spawn(async move { spine.enrol(&name, code, &csr, deadline).await })
         .await
@@ -358,7 +357,7 @@ pub async fn renew(
     if named(path)? != who.0.name {
         return Err(Problem::new(Slug::Forbidden, "everybody renews their own"));
     }
-    let csr = csr(&request)?;
+    let (_, csr) = body::of_type(&request, &["application/pkcs10"])?;
     let (spine, asks) = (ca.clone().into_inner(), who.0.clone());
     let issued = tokio::spawn(async move { spine.renew_station(&asks, &csr, deadline).await })
         .await
@@ -481,16 +480,6 @@ fn code(request: &HttpRequest) -> Option<[u8; 32]> {
         .ok()?;
     let code = value.strip_prefix("Bearer ")?.trim();
     (code.len() == 64).then(|| openssl::sha::sha256(code.as_bytes()))
-}
-
-fn csr(request: &HttpRequest) -> Result<Vec<u8>, Problem> {
-    if request.content_type() != "application/pkcs10" {
-        return Err(Problem::new(
-            Slug::UnsupportedMediaType,
-            "send the certification request as application/pkcs10",
-        ));
-    }
-    Ok(certificates::body(request)?.to_vec())
 }
 
 fn is_name(name: &str) -> bool {

@@ -1,7 +1,6 @@
 //! `POST /v1/certificates/{serial_number}/confirmation`: the end of the line; and the nonce that a
 //! device may sign for it.
 
-use actix_web::HttpMessage;
 use actix_web::HttpRequest;
 use actix_web::HttpResponse;
 use actix_web::web::{Data, Path};
@@ -104,13 +103,20 @@ fn found(request: &HttpRequest) -> Result<EndOfLine, Problem> {
     let readback = |octets: &[u8]| {
         Readback::parse(octets).map_err(|fault| invalid(format!("certificate: {fault}")))
     };
-    if ["application/x-pem-file", "application/pkix-cert"].contains(&request.content_type()) {
+    let accepted = [
+        "application/json",
+        "application/x-pem-file",
+        "application/pkix-cert",
+    ];
+    let (media_type, body) = body::of_type(request, &accepted)?;
+    if media_type != "application/json" {
         return Ok(EndOfLine {
-            readback: readback(&certificates::body(request)?)?,
+            readback: readback(&body)?,
             proof: None,
         });
     }
-    let body: ConfirmationBody = body::json(request)?;
+    let body: ConfirmationBody =
+        serde_json::from_slice(&body).map_err(|error| certificates::json_problem(&error))?;
     let proof = match (body.nonce, body.signature) {
         (None, None) => None,
         (Some(nonce), Some(signature)) => {

@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use actix_web::HttpMessage;
 use actix_web::HttpRequest;
 use actix_web::HttpResponse;
 use actix_web::http::header;
@@ -16,6 +15,7 @@ use crate::ca::CertificateRecord;
 use crate::ca::Role;
 use crate::ca::issue::IssuedCertificate;
 use crate::ca::verification::VerificationRequest;
+use crate::http::body;
 use crate::http::certificates;
 use crate::http::certificates::Deadline;
 use crate::http::certificates::Form;
@@ -120,16 +120,7 @@ fn command(
             "there are no parameters; the code goes into the body",
         ));
     }
-    if request.content_type() != "application/json"
-        || request.headers().contains_key(header::CONTENT_ENCODING)
-    {
-        return Err(Problem::new(
-            Slug::UnsupportedMediaType,
-            "send application/json, without Content-Encoding",
-        ));
-    }
-    let body: VerificationBody = serde_json::from_slice(&certificates::body(request)?)
-        .map_err(|e| certificates::json_problem(&e))?;
+    let body: VerificationBody = body::json(request)?;
     // What was sent is not repeated: it may be anything, and a wrong code helps nobody.
     let code = RegistrationCode::parse(&body.registration_code).ok_or_else(|| {
         Problem::new(

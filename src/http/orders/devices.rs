@@ -12,6 +12,7 @@ use serde::Deserialize;
 use crate::ca::Ca;
 use crate::ca::order::DeviceList;
 use crate::ca::order::Listed;
+use crate::http::body;
 use crate::http::certificates;
 use crate::http::orders;
 use crate::http::orders::OrderBody;
@@ -53,8 +54,7 @@ pub async fn list(
 ) -> Result<HttpResponse, Problem> {
     orders::operator(&request, who)?;
     let name = orders::named(path)?;
-    let media_type = orders::media_type(&request, &MEDIA_TYPES)?;
-    let body = certificates::body(&request)?;
+    let (media_type, body) = body::of_type(&request, &MEDIA_TYPES)?;
     let list = web::block(move || read(media_type, &body))
         .await
         .map_err(internal)??;

@@ -13,6 +13,7 @@ use crate::ca::ticket;
 use crate::ca::ticket::Redeemed;
 use crate::ca::ticket::Ticket;
 use crate::ca::ticket::TicketMark;
+use crate::http::body;
 use crate::http::certificates;
 use crate::http::orders;
 use crate::http::orders::NewOrderBody;
@@ -109,8 +110,7 @@ pub async fn redeem(
 
 /// The body: one ticket. A line feed at its end, which shells add, is no part of it.
 fn compact(request: &HttpRequest) -> Result<String, Problem> {
-    orders::media_type(request, &["application/jose"])?;
-    let body = certificates::body(request)?;
+    let (_, body) = body::of_type(request, &["application/jose"])?;
     std::str::from_utf8(body.trim_ascii_end())
         .map(str::to_owned)
         .map_err(|_| malformed("it is not ASCII"))
