@@ -334,12 +334,23 @@ fn default_station_days() -> u32 {
 }
 
 /// `[limits]`
-#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default)]
 pub struct LimitsSection {
     /// Requests a second of a station whose rights name no rate; without it, as many as it can.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub station_requests_per_second: Option<u32>,
+    /// Requests of one station that are worked on at once; 0 is no limit.
+    pub station_requests_at_once: usize,
+}
+
+impl Default for LimitsSection {
+    fn default() -> Self {
+        Self {
+            station_requests_per_second: None,
+            station_requests_at_once: 8,
+        }
+    }
 }
 
 /// `[log]`

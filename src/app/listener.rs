@@ -56,7 +56,11 @@ pub(super) fn serve(
     let ca = Data::from(ca.clone());
     let shelf = Data::from(shelf.clone());
     let deadline = Data::new(Deadline(config.deadline));
-    let limits = Data::new(Limits::new(config.raw.limits.station_requests_per_second));
+    let limits = &config.raw.limits;
+    let limits = Data::new(Limits::new(
+        limits.station_requests_per_second,
+        limits.station_requests_at_once,
+    ));
     let door = Door::new(
         section.connections_per_address_max,
         section.handshakes_per_second_max,

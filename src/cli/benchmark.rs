@@ -58,7 +58,8 @@ pub struct HsmArguments {
 pub struct LineArguments {
     #[command(flatten)]
     connect: Connect,
-    /// Stations, each with one connection.
+    /// Stations, each with one connection, all of one key: the service must allow it so many
+    /// requests at once.
     #[arg(long, default_value_t = 64)]
     connections: usize,
     /// Seconds of load.

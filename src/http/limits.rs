@@ -1,12 +1,12 @@
-//! Requests a second that one principal may make: a flood by one station stops at the door, before its
-//! body is looked at, and leaves the others their share.
+//! Requests a second that one principal may make, and how many of a station's are worked on at once: a
+//! flood by one station stops at the door, before its body is looked at, and leaves the others their
+//! share.
 //!
 //! Each replica counts for itself, in memory: a rate is a matter of seconds.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
-use std::sync::PoisonError;
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::ca::Principal;
 use crate::ca::Role;
@@ -15,12 +15,23 @@ use crate::http::problem::Slug;
 
 /// Seconds of its rate that somebody who was silent may use at once.
 const BURST_SECONDS: f64 = 2.0;
+/// How long a refusal waits before it leaves: whoever does not heed `Retry-After` cannot spin.
+pub const REFUSAL_DELAY: Duration = Duration::from_millis(100);
 
-/// The buckets of all principals that have a rate.
+/// The buckets of all principals that have a rate, and the places of stations.
 pub struct Limits {
     /// Requests a second of a station whose rights name no rate; `None`: as many as it can.
-    station: Option<u32>,
+    rate: Option<u32>,
+    /// Requests of one station that are worked on at once; 0: as many as come.
+    at_once: usize,
     buckets: Mutex<HashMap<String, Bucket>>,
+    held: Mutex<HashMap<String, usize>>,
+}
+
+/// A station's place, from the moment its request is let in until it is answered.
+pub struct Place {
+    limits: Arc<Limits>,
+    name: String,
 }
 
 struct Bucket {
@@ -29,33 +40,61 @@ struct Bucket {
 }
 
 impl Limits {
-    /// `station`: requests a second of a station whose rights name no rate.
+    /// `rate`: requests a second of a station whose rights name no rate. `at_once`: of any station;
+    /// 0 is no limit.
     #[must_use]
-    pub fn new(station: Option<u32>) -> Self {
+    pub fn new(rate: Option<u32>, at_once: usize) -> Self {
         Self {
-            station,
+            rate,
+            at_once,
             buckets: Mutex::default(),
+            held: Mutex::default(),
         }
     }
 
-    /// Counts one request, or refuses it until there is a place.
-    pub fn take(&self, principal: &Principal) -> Result<(), Problem> {
-        let default = (principal.role == Role::Station)
-            .then_some(self.station)
-            .flatten();
-        match principal.rights.requests_per_second.or(default) {
-            Some(rate) if !self.fits(&principal.name, rate, Instant::now()) => Err(Problem::new(
-                Slug::RateLimited,
-                format!("`{}` may make {rate} requests a second", principal.name),
-            )),
-            _ => Ok(()),
+    /// Counts one request, or refuses it until there is a place. A station's request is to keep what
+    /// comes back until it is answered.
+    pub fn take(self: &Arc<Self>, principal: &Principal) -> Result<Option<Place>, Problem> {
+        let name = &principal.name;
+        let refused = |what: String| Err(Problem::new(Slug::RateLimited, what));
+        let is_station = principal.role == Role::Station;
+        let mut place = None;
+        if is_station && self.at_once > 0 {
+            place = self.enter(name);
+            if place.is_none() {
+                let most = self.at_once;
+                return refused(format!("`{name}` may have {most} requests at once"));
+            }
         }
+        let default = self.rate.filter(|_| is_station);
+        match principal.rights.requests_per_second.or(default) {
+            Some(rate) if !self.fits(name, rate, Instant::now()) => {
+                refused(format!("`{name}` may make {rate} requests a second"))
+            }
+            _ => Ok(place),
+        }
+    }
+
+    /// A place among those of this name; `None` when all are taken.
+    fn enter(self: &Arc<Self>, name: &str) -> Option<Place> {
+        let mut held = lock(&self.held);
+        match held.get_mut(name) {
+            Some(count) if *count >= self.at_once => return None,
+            Some(count) => *count += 1,
+            None => {
+                held.insert(name.to_owned(), 1);
+            }
+        }
+        Some(Place {
+            limits: self.clone(),
+            name: name.to_owned(),
+        })
     }
 
     fn fits(&self, name: &str, rate: u32, now: Instant) -> bool {
         let rate = f64::from(rate);
         let most = (rate * BURST_SECONDS).max(1.0);
-        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut buckets = lock(&self.buckets);
         if !buckets.contains_key(name) {
             let full = Bucket {
                 tokens: most,
@@ -77,14 +116,29 @@ impl Limits {
     }
 }
 
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut held = lock(&self.limits.held);
+        if let Some(count) = held.get_mut(&self.name) {
+            *count -= 1;
+            if *count == 0 {
+                held.remove(&self.name);
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn a_bucket_holds_two_seconds_and_fills_at_its_rate() {
-        let limits = Limits::new(None);
+        let limits = Limits::new(None, 0);
         let start = Instant::now();
         let took = |after: u64| {
             let at = start + Duration::from_millis(after);
@@ -95,5 +149,19 @@ mod tests {
         assert_eq!(took(100), 1);
         assert_eq!(took(10_000), 20);
         assert!(limits.fits("b", 1, start), "each has a bucket of its own");
+    }
+
+    #[test]
+    fn a_station_has_its_places_and_gets_one_back_with_an_answer() {
+        let limits = Arc::new(Limits::new(None, 2));
+        let first = limits.enter("a").unwrap();
+        let second = limits.enter("a").unwrap();
+        assert!(limits.enter("a").is_none());
+        let other = limits.enter("b").unwrap();
+        drop(first);
+        let third = limits.enter("a").unwrap();
+        assert!(limits.enter("a").is_none());
+        drop((second, other, third));
+        assert!(lock(&limits.held).is_empty());
     }
 }

@@ -16,6 +16,7 @@ use actix_web::web::Data;
 use uuid::Uuid;
 
 use crate::http::body;
+use crate::http::limits::REFUSAL_DELAY;
 use crate::http::problem::Problem;
 use crate::http::problem::Slug;
 use crate::http::problem::internal;
@@ -132,6 +133,9 @@ pub async fn around(
     if let Some((kind, because, with_id)) = problem {
         slug = kind.as_str();
         cause = because;
+        if kind == Slug::RateLimited {
+            tokio::time::sleep(REFUSAL_DELAY).await;
+        }
         if ISSUING.contains(&&*route) && method == "POST" {
             around.issuance.refused.with_label_values(&[slug]).inc();
         }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use actix_tls::accept::openssl::TlsStream;
 use actix_web::FromRequest;
+use actix_web::HttpMessage;
 use actix_web::HttpRequest;
 use actix_web::dev::Extensions;
 use actix_web::dev::Payload;
@@ -115,7 +116,10 @@ fn authenticate(request: &HttpRequest) -> Result<Authenticated, Problem> {
     let limits = request
         .app_data::<Data<Limits>>()
         .ok_or_else(|| internal("no limits"))?;
-    limits.take(&principal)?;
+    // It ends with the request.
+    if let Some(place) = limits.clone().into_inner().take(&principal)? {
+        request.extensions_mut().insert(place);
+    }
     Ok(Authenticated(principal))
 }
 

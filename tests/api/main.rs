@@ -23,6 +23,7 @@ mod documents;
 mod issue;
 mod jitp;
 mod life;
+mod limits;
 mod ocsp;
 mod orders;
 mod principals;

@@ -214,6 +214,10 @@ public_key = "head-office/ticket.pem"
 
 [issuance]
 profiles = "profiles"
+
+# Here one key plays all the stations of a line.
+[limits]
+station_requests_at_once = 0
 "#,
             api = self.api,
             operations = self.operations,
