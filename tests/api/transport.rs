@@ -356,19 +356,11 @@ fn a_page_of_another_shows_nothing_and_a_forwarded_certificate_says_nothing() {
     }
 }
 
-/// Certificates that are almost a station's. The world's own clients' CA keeps no key, so another
-/// one stands beside it.
 #[test]
 fn certificates_that_are_almost_a_stations_end_in_an_alert() {
-    let own = crate::support::world::OwnWorld::make();
-    let world = &own.world;
-    let authority = Identity::make("the second clients CA", Use::Authority, None, (-1, 30));
+    let mut own = crate::support::world::OwnWorld::make();
+    let authority = own.second_authority();
     let stranger = Identity::make("a stranger", Use::Authority, None, (-1, 30));
-    let trusted = world.dir.join("tls/clients-ca.pem");
-    let mut anchors = std::fs::read(&trusted).unwrap();
-    anchors.extend(authority.pem());
-    std::fs::write(&trusted, anchors).unwrap();
-    let mut own = own;
     own.start_postgres();
     own.start_service();
     own.wait_ready(Duration::from_secs(15));

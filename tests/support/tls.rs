@@ -36,11 +36,17 @@ impl Identity {
     /// A certificate of this name by that issuer, or by itself; valid from and until so many days
     /// from now.
     pub fn make(name: &str, for_use: Use, issuer: Option<&Self>, days: (i64, i64)) -> Self {
+        let seconds = |days: i64| days * 86_400 - 60;
+        Self::make_for(name, for_use, issuer, (seconds(days.0), seconds(days.1)))
+    }
+
+    /// The same, in seconds from now.
+    pub fn make_for(name: &str, for_use: Use, issuer: Option<&Self>, seconds: (i64, i64)) -> Self {
         let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).unwrap();
         let key = PKey::from_ec_key(EcKey::generate(&group).unwrap()).unwrap();
         let subject = common_name(name);
         let now = chrono::Utc::now().timestamp();
-        let at = |days: i64| Asn1Time::from_unix(now + days * 86_400 - 60).unwrap();
+        let at = |seconds: i64| Asn1Time::from_unix(now + seconds).unwrap();
         let mut random = [0; 8];
         openssl::rand::rand_bytes(&mut random).unwrap();
         let mut builder = X509::builder().unwrap();
@@ -53,8 +59,8 @@ impl Identity {
         builder
             .set_issuer_name(issuer.map_or(&subject, |i| i.certificate.subject_name()))
             .unwrap();
-        builder.set_not_before(&at(days.0)).unwrap();
-        builder.set_not_after(&at(days.1)).unwrap();
+        builder.set_not_before(&at(seconds.0)).unwrap();
+        builder.set_not_after(&at(seconds.1)).unwrap();
         builder.set_pubkey(&key).unwrap();
         let mut constraints = BasicConstraints::new();
         constraints.critical();

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 
 use super::faults::{family, signal};
 use super::http::Curl;
+use super::tls::{Identity, Use};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_certfactory");
 
@@ -232,6 +233,16 @@ impl OwnWorld {
         own.start_service();
         own.wait_ready(Duration::from_secs(15));
         own
+    }
+
+    /// Another CA of clients, trusted from the service's next start on: the world's own keeps no key.
+    pub fn second_authority(&self) -> Identity {
+        let authority = Identity::make("the second clients CA", Use::Authority, None, (-1, 30));
+        let trusted = self.world.dir.join("tls/clients-ca.pem");
+        let mut anchors = std::fs::read(&trusted).unwrap();
+        anchors.extend(authority.pem());
+        std::fs::write(&trusted, anchors).unwrap();
+        authority
     }
 
     /// Another variable in the service's environment, from its next start on.
