@@ -11,11 +11,13 @@
     reason = "a test that unwraps fails where it should, looks again after a nap, and is nobody's library"
 )]
 
+mod flood;
 mod handshakes;
 #[allow(dead_code, reason = "the tests use more of it")]
 #[path = "../issuance/load.rs"]
 mod load;
 mod orders;
+mod quiet;
 mod revocations;
 #[path = "../support/mod.rs"]
 mod support;
@@ -47,9 +49,13 @@ fn main() {
             let most = arguments.get(2).map(|_| number(2, 0));
             handshakes::handshakes(seconds(number(1, 10)), most);
         }
+        Some("flood") => {
+            let rate = arguments.get(3).map(|_| number(3, 0));
+            flood::flood(number(1, 3), seconds(number(2, 8)), rate);
+        }
         _ => {
             eprintln!(
-                "usage: proofs handshakes [SECONDS [PER_SECOND_MAX]] | kills [COUNT] | database-outage [SECONDS] | hsm-outage [AWAY_SECONDS FROZEN_SECONDS] | orders [QUANTITY KILLS] | crl [ENTRIES SECONDS] | ocsp [SECONDS]"
+                "usage: proofs handshakes [SECONDS [PER_SECOND_MAX]] | flood [PAIRS [SECONDS [PER_SECOND]]] | kills [COUNT] | database-outage [SECONDS] | hsm-outage [AWAY_SECONDS FROZEN_SECONDS] | orders [QUANTITY KILLS] | crl [ENTRIES SECONDS] | ocsp [SECONDS]"
             );
             std::process::exit(2);
         }
