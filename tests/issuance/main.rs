@@ -22,6 +22,7 @@ mod load;
 mod orders;
 mod process;
 mod profiles;
+mod restore;
 mod rotation;
 mod start;
 mod verification;
