@@ -183,23 +183,81 @@ fn a_thousand_ranges_are_one_whole_answer() {
     assert_eq!((part.status, part.body), (200, all.body));
 }
 
-/// CVE-2023-44487: streams opened and reset at once, by the thousand.
-#[test]
-fn streams_opened_and_reset_by_the_thousand_do_not_slow_the_others() {
-    let world = shared();
+/// An HTTP/2 frame.
+fn frame(kind: u8, flags: u8, id: u32, body: &[u8]) -> Vec<u8> {
+    let mut frame = u32::try_from(body.len()).unwrap().to_be_bytes()[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(id.to_be_bytes());
+    frame.extend(body);
+    frame
+}
+
+/// A connection of `station-01` that speaks HTTP/2, and the octets it begins with.
+fn http2(world: &World) -> (openssl::ssl::SslStream<std::net::TcpStream>, Vec<u8>) {
     let mut http2 = connector(Some(&Identity::of(world, "station-01")));
     http2.set_alpn_protos(b"\x02h2").unwrap();
     let stream = handshake(http2, local(world)).unwrap();
     assert_eq!(stream.ssl().selected_alpn_protocol(), Some(&b"h2"[..]));
-    let frame = |kind: u8, flags: u8, id: u32, body: &[u8]| {
-        let mut frame = u32::try_from(body.len()).unwrap().to_be_bytes()[1..].to_vec();
-        frame.extend([kind, flags]);
-        frame.extend(id.to_be_bytes());
-        frame.extend(body);
-        frame
-    };
     let mut octets = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     octets.extend(frame(4, 0, 0, &[]));
+    (stream, octets)
+}
+
+/// A head that never ends, in small frames and in large ones (CVE-2024-27316 and its kin).
+#[test]
+fn a_head_without_end_closes_its_connection_and_takes_no_memory() {
+    let world = shared();
+    // A literal that is indexed nowhere: name `x`, value of 16,000 octets `a`.
+    let mut large = b"\x00\x01x\x7f\x81\x7c".to_vec();
+    large.extend([b'a'; 16_000]);
+    let cases = [
+        ("empty", Vec::new(), 200_000),
+        ("a small header", b"\x00\x01x\x01a".to_vec(), 200_000),
+        ("a large header", large, 8_000),
+    ];
+    let memory = || world.metric("process_resident_memory_bytes");
+    for (name, body, frames) in cases {
+        let (mut stream, mut octets) = http2(world);
+        let tcp = stream.get_ref();
+        tcp.set_write_timeout(Some(SHORT)).unwrap();
+        // :method GET, :scheme https, :path /, :authority a; more is to come
+        octets.extend(frame(1, 1, 1, b"\x82\x87\x84\x41\x01a"));
+        stream.write_all(&octets).unwrap();
+        let many: Vec<u8> = (0..100).flat_map(|_| frame(9, 0, 1, &body)).collect();
+        let before = memory();
+        let attack = std::thread::spawn(move || {
+            let mut sent = 0;
+            while sent < frames && stream.write_all(&many).is_ok() {
+                sent += 100;
+            }
+            // What was said before it was closed may be lost in a reset.
+            let mut said = Vec::new();
+            let start = std::time::Instant::now();
+            stream.read_to_end(&mut said).ok();
+            (sent, start.elapsed())
+        });
+        let (mut most, mut answered) = (before, 0);
+        while answered == 0 || !attack.is_finished() {
+            let start = std::time::Instant::now();
+            still_well(world);
+            answered += 1;
+            let took = start.elapsed();
+            assert!(took < Duration::from_secs(2), "{name}: {took:?}");
+            most = f64::max(most, memory());
+        }
+        let (sent, closed) = attack.join().unwrap();
+        assert!(closed < SHORT, "{name}: {sent} frames, open {closed:?}");
+        let grown = (most - before) / f64::from(1 << 20);
+        assert!(grown < 64.0, "{name}: {grown} MiB");
+    }
+    still_well(world);
+}
+
+/// CVE-2023-44487: streams opened and reset at once, by the thousand.
+#[test]
+fn streams_opened_and_reset_by_the_thousand_do_not_slow_the_others() {
+    let world = shared();
+    let (stream, mut octets) = http2(world);
     for n in 0..20_000 {
         // :method GET, :scheme https, :path /, :authority a
         octets.extend(frame(1, 5, 2 * n + 1, b"\x82\x87\x84\x41\x01a"));
