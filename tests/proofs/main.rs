@@ -13,6 +13,7 @@
 
 mod flood;
 mod handshakes;
+mod idle;
 #[allow(dead_code, reason = "the tests use more of it")]
 #[path = "../issuance/load.rs"]
 mod load;
@@ -53,9 +54,10 @@ fn main() {
             let rate = arguments.get(3).map(|_| number(3, 0));
             flood::flood(number(1, 3), seconds(number(2, 8)), rate);
         }
+        Some("idle-connections") => idle::idle(number(1, 10_000)),
         _ => {
             eprintln!(
-                "usage: proofs handshakes [SECONDS [PER_SECOND_MAX]] | flood [PAIRS [SECONDS [PER_SECOND]]] | kills [COUNT] | database-outage [SECONDS] | hsm-outage [AWAY_SECONDS FROZEN_SECONDS] | orders [QUANTITY KILLS] | crl [ENTRIES SECONDS] | ocsp [SECONDS]"
+                "usage: proofs handshakes [SECONDS [PER_SECOND_MAX]] | flood [PAIRS [SECONDS [PER_SECOND]]] | idle-connections [COUNT] | kills [COUNT] | database-outage [SECONDS] | hsm-outage [AWAY_SECONDS FROZEN_SECONDS] | orders [QUANTITY KILLS] | crl [ENTRIES SECONDS] | ocsp [SECONDS]"
             );
             std::process::exit(2);
         }
