@@ -37,7 +37,9 @@ const SLOW: Duration = Duration::from_secs(2);
 const STUCK: Duration = Duration::from_secs(3);
 /// Batches that have company start at least this far apart, so that what a transaction costs is
 /// shared by more rows. A lone station's rows come one at a time and never wait.
-const GATHER: Duration = Duration::from_millis(6);
+const GATHER: Duration = Duration::from_millis(3);
+/// When nobody has come for so long, all who would come wait for an answer: nothing to gather.
+const LULL: Duration = Duration::from_millis(1);
 /// Longest wait for a new connection.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
 /// First and longest pause between two attempts while the server is down. Well below the five
@@ -166,15 +168,17 @@ impl<J: Job> Committer<J> {
         Some(batch)
     }
 
-    /// Lets a batch grow until [`GATHER`] after the start of the one before.
+    /// Lets a batch grow until [`GATHER`] after the start of the one before, or until nobody has
+    /// come for a while: those who wait for an answer do not ask again before they have it.
     async fn gather(&mut self, batch: &mut Vec<Waiting<J>>) {
         let until = self.gathers_until.filter(|until| *until > Instant::now());
         if let Some(until) = until {
-            tokio::time::sleep_until(until.into()).await;
-            while batch.len() < J::BATCH_MAX
-                && let Ok(waiting) = self.arrivals.try_recv()
-            {
-                batch.push(waiting);
+            while batch.len() < J::BATCH_MAX {
+                let lull = until.min(Instant::now() + LULL);
+                match tokio::time::timeout_at(lull.into(), self.arrivals.recv()).await {
+                    Ok(Some(waiting)) => batch.push(waiting),
+                    Ok(None) | Err(_) => break,
+                }
             }
         }
         self.gathers_until = (batch.len() > 1).then(|| Instant::now() + GATHER);
