@@ -108,8 +108,8 @@ pub(super) fn serve(
                 .peer_addr()
                 .ok()
                 .and_then(|peer| door.enter(peer.ip()));
-            let turn = place.as_ref().map(|_| door.turn(Instant::now()));
-            let connection = place.is_some().then(|| http.call(stream));
+            let turn = place.as_ref().and_then(|_| door.turn(Instant::now()));
+            let connection = turn.is_some().then(|| http.call(stream));
             async move {
                 let (Some(_place), Some(turn), Some(connection)) = (place, turn, connection) else {
                     return Ok(());

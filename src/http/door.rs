@@ -15,6 +15,9 @@ use prometheus::IntCounter;
 
 /// Handshakes that may come at once before the rate holds.
 const HANDSHAKE_BURST: u32 = 32;
+/// Longest wait for a turn; a connection that would wait longer is closed, so that a crowd of silent
+/// ones does not keep a station out until the last of them had its turn.
+const TURN_WAIT_MAX: Duration = Duration::from_secs(4);
 
 /// The door of one listener; all its workers share it.
 pub struct Door {
@@ -65,13 +68,18 @@ impl Door {
         Some(Place { door, address })
     }
 
-    /// When a handshake that comes `now` has its turn: in the past when at once.
-    pub fn turn(&self, now: Instant) -> Instant {
+    /// When a handshake that comes `now` has its turn: in the past when at once; `None` when it
+    /// would wait for longer than [`TURN_WAIT_MAX`], and it takes no turn then.
+    pub fn turn(&self, now: Instant) -> Option<Instant> {
         let mut next = lock(&self.next);
         let burst = now.checked_sub(self.gap * HANDSHAKE_BURST).unwrap_or(now);
         let turn = (*next).max(burst);
+        if turn > now + TURN_WAIT_MAX {
+            self.refused.inc();
+            return None;
+        }
         *next = turn + self.gap;
-        turn
+        Some(turn)
     }
 }
 
@@ -124,10 +132,14 @@ mod tests {
         let door = door();
         // After a quiet while.
         let now = Instant::now() + Duration::from_secs(1);
-        let turns: Vec<Instant> = (0..132).map(|_| door.turn(now)).collect();
+        let turns: Vec<Instant> = (0..132).filter_map(|_| door.turn(now)).collect();
+        assert_eq!(turns.len(), 132);
         let waiting = turns.iter().filter(|turn| **turn > now).count();
         assert!((98..=100).contains(&waiting), "{waiting}");
         let longest = turns[131] - now;
         assert!((0.97..=1.0).contains(&longest.as_secs_f64()), "{longest:?}");
+        let more = (0..1_000).filter_map(|_| door.turn(now)).count();
+        assert!((300..=302).contains(&more), "{more} within four seconds");
+        assert!(door.turn(now + Duration::from_secs(1)).is_some());
     }
 }
