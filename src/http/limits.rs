@@ -15,8 +15,11 @@ use crate::http::problem::Slug;
 
 /// Seconds of its rate that somebody who was silent may use at once.
 const BURST_SECONDS: f64 = 2.0;
-/// How long a refusal waits before it leaves: whoever does not heed `Retry-After` cannot spin.
-pub const REFUSAL_DELAY: Duration = Duration::from_millis(100);
+/// Refusals of one principal leave so far apart: whoever does not heed `Retry-After` cannot spin, not
+/// even over many connections.
+const REFUSAL_GAP: Duration = Duration::from_millis(100);
+/// Longest time that a refusal waits for those before it.
+const REFUSAL_WAIT_MAX: Duration = Duration::from_secs(4);
 
 /// The buckets of all principals that have a rate, and the places of stations.
 pub struct Limits {
@@ -26,6 +29,8 @@ pub struct Limits {
     at_once: usize,
     buckets: Mutex<HashMap<String, Bucket>>,
     held: Mutex<HashMap<String, usize>>,
+    /// When the last refusal of each leaves.
+    refusals: Mutex<HashMap<String, Instant>>,
 }
 
 /// A station's place, from the moment its request is let in until it is answered.
@@ -49,6 +54,7 @@ impl Limits {
             at_once,
             buckets: Mutex::default(),
             held: Mutex::default(),
+            refusals: Mutex::default(),
         }
     }
 
@@ -56,7 +62,11 @@ impl Limits {
     /// comes back until it is answered.
     pub fn take(self: &Arc<Self>, principal: &Principal) -> Result<Option<Place>, Problem> {
         let name = &principal.name;
-        let refused = |what: String| Err(Problem::new(Slug::RateLimited, what));
+        let refused = |what: String| {
+            let mut problem = Problem::new(Slug::RateLimited, what);
+            problem.leaves_at = Some(self.refusal(name, Instant::now()));
+            Err(problem)
+        };
         let is_station = principal.role == Role::Station;
         let mut place = None;
         if is_station && self.at_once > 0 {
@@ -73,6 +83,14 @@ impl Limits {
             }
             _ => Ok(place),
         }
+    }
+
+    /// When a refusal of `now` leaves: in its turn.
+    fn refusal(&self, name: &str, now: Instant) -> Instant {
+        let mut refusals = lock(&self.refusals);
+        let last = refusals.entry(name.to_owned()).or_insert(now);
+        *last = ((*last).max(now) + REFUSAL_GAP).min(now + REFUSAL_WAIT_MAX);
+        *last
     }
 
     /// A place among those of this name; `None` when all are taken.
@@ -135,6 +153,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn refusals_leave_one_after_the_other_and_none_waits_for_ever() {
+        let limits = Limits::new(None, 0);
+        let now = Instant::now();
+        let waits: Vec<u128> = (0..60)
+            .map(|_| (limits.refusal("a", now) - now).as_millis())
+            .collect();
+        assert_eq!(waits[..3], [100, 200, 300]);
+        assert_eq!(waits[39..], [4_000; 21]);
+        assert_eq!(limits.refusal("b", now) - now, REFUSAL_GAP);
+        let later = now + Duration::from_secs(10);
+        assert_eq!(limits.refusal("a", later) - later, REFUSAL_GAP);
+    }
 
     #[test]
     fn a_bucket_holds_two_seconds_and_fills_at_its_rate() {

@@ -16,7 +16,6 @@ use actix_web::web::Data;
 use uuid::Uuid;
 
 use crate::http::body;
-use crate::http::limits::REFUSAL_DELAY;
 use crate::http::problem::Problem;
 use crate::http::problem::Slug;
 use crate::http::problem::internal;
@@ -127,14 +126,14 @@ pub async fn around(
         .response()
         .error()
         .and_then(|e| e.as_error::<Problem>())
-        .map(|p| (p.slug, p.cause.clone(), p.response(&id)));
+        .map(|p| (p.slug, p.cause.clone(), p.leaves_at, p.response(&id)));
     let mut slug = "";
     let mut cause = None;
-    if let Some((kind, because, with_id)) = problem {
+    if let Some((kind, because, leaves_at, with_id)) = problem {
         slug = kind.as_str();
         cause = because;
-        if kind == Slug::RateLimited {
-            tokio::time::sleep(REFUSAL_DELAY).await;
+        if let Some(at) = leaves_at {
+            tokio::time::sleep_until(at.into()).await;
         }
         if ISSUING.contains(&&*route) && method == "POST" {
             around.issuance.refused.with_label_values(&[slug]).inc();

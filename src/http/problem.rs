@@ -4,6 +4,7 @@
 //! address of the page that explains it. 5xx say nothing of the inside; the cause goes to the log.
 
 use std::fmt;
+use std::time::Instant;
 
 use actix_web::HttpResponse;
 use actix_web::ResponseError;
@@ -134,6 +135,8 @@ pub struct Problem {
     pub allow: Option<&'static str>,
     /// `Retry-After` in seconds, where it is not the slug's.
     pub retry_after: Option<u32>,
+    /// When the answer leaves, where it does not at once.
+    pub leaves_at: Option<Instant>,
 }
 
 /// The body as it is sent (RFC 9457).
@@ -167,6 +170,7 @@ impl Problem {
             cause: None,
             allow: None,
             retry_after: None,
+            leaves_at: None,
         }
     }
 
