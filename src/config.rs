@@ -337,9 +337,8 @@ fn default_station_days() -> u32 {
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default)]
 pub struct LimitsSection {
-    /// Requests a second of a station whose rights name no rate; without it, as many as it can.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub station_requests_per_second: Option<u32>,
+    /// Requests a second of a station whose rights name no rate; 0 is no limit.
+    pub station_requests_per_second: u32,
     /// Requests of one station that are worked on at once; 0 is no limit.
     pub station_requests_at_once: usize,
 }
@@ -347,7 +346,7 @@ pub struct LimitsSection {
 impl Default for LimitsSection {
     fn default() -> Self {
         Self {
-            station_requests_per_second: None,
+            station_requests_per_second: 20,
             station_requests_at_once: 8,
         }
     }
@@ -574,9 +573,6 @@ fn check(raw: &RawConfig, faults: &mut Vec<String>) {
     }
     if !(100..=60_000).contains(&raw.issuance.deadline_ms) {
         faults.push("issuance.deadline_ms: must be 100 to 60000".into());
-    }
-    if raw.limits.station_requests_per_second == Some(0) {
-        faults.push("limits.station_requests_per_second: must be 1 or more".into());
     }
     if !(100..=60_000).contains(&raw.issuance.clock_difference_max_ms) {
         faults.push("issuance.clock_difference_max_ms: must be 100 to 60000".into());

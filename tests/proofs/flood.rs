@@ -16,13 +16,14 @@ const CONNECTIONS: usize = 64;
 /// Its requests, made beforehand: what it spends on them is not the service's.
 const BODIES: usize = 30_000;
 
-/// `per_second`: a station's rate, where there is to be one. At once, it may what is the default.
+/// `per_second`: a station's rate, 0 for none, where it is not the default. At once, it may what is the default.
 pub fn flood(pairs: u32, span: Duration, per_second: Option<u32>) {
     let mut own = OwnWorld::make();
     let authority = own.second_authority();
     own.configure(|config| {
         let limits = config["limits"].as_table_mut().unwrap();
         limits.remove("station_requests_at_once");
+        limits.remove("station_requests_per_second");
         if let Some(rate) = per_second {
             limits.insert("station_requests_per_second".into(), rate.into());
         }

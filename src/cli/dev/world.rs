@@ -217,6 +217,7 @@ profiles = "profiles"
 
 # Here one key plays all the stations of a line.
 [limits]
+station_requests_per_second = 0
 station_requests_at_once = 0
 "#,
             api = self.api,
