@@ -69,7 +69,7 @@ impl Door {
     }
 
     /// When a handshake that comes `now` has its turn: in the past when at once; `None` when it
-    /// would wait for longer than [`TURN_WAIT_MAX`], and it takes no turn then.
+    /// would wait for over four seconds, and it takes no turn then.
     pub fn turn(&self, now: Instant) -> Option<Instant> {
         let mut next = lock(&self.next);
         let burst = now.checked_sub(self.gap * HANDSHAKE_BURST).unwrap_or(now);
