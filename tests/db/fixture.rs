@@ -32,9 +32,11 @@ use uuid::Uuid;
 use certfactory::ca::Intent;
 use certfactory::ca::Ledger;
 use certfactory::ca::Reservation;
+use certfactory::ca::life::LifeBook;
 use certfactory::ca::order::Created;
 use certfactory::ca::order::OrderBook;
 use certfactory::ca::order::WorkOrder;
+use certfactory::ca::station::StationBook;
 use certfactory::db::ledger::PgLedger;
 use certfactory::metrics::LedgerMetrics;
 use certfactory::pki::certificate::Signature;
@@ -160,6 +162,15 @@ pub async fn ledger_and_metrics(database: &Database<'_>) -> (Arc<PgLedger>, Arc<
         ledger.ready().is_ok()
     })
     .await;
+    // Readiness asks the lanes of issuing alone; the tests use them all.
+    let start = Instant::now();
+    while ledger.show(String::new()).await.is_err()
+        || LifeBook::events(&*ledger, Uuid::nil()).await.is_err()
+        || ledger.registrations(None).await.is_err()
+    {
+        assert!(start.elapsed() < Duration::from_secs(5), "a lane is not up");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     (ledger, metrics)
 }
 
