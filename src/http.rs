@@ -12,6 +12,7 @@ pub mod middleware;
 pub mod ocsp;
 pub mod ops;
 pub mod orders;
+pub mod places;
 pub mod principal;
 pub mod problem;
 pub mod repository;

@@ -5,13 +5,15 @@
 //! turn, so that stations that are connected keep theirs; connections over an address's number are
 //! closed before any work is done for them.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus::IntCounter;
+
+use crate::http::places::Place;
+use crate::http::places::Places;
 
 /// Handshakes that may come at once before the rate holds.
 const HANDSHAKE_BURST: u32 = 32;
@@ -24,16 +26,10 @@ pub struct Door {
     per_address_max: usize,
     /// Between two handshakes.
     gap: Duration,
-    held: Mutex<HashMap<IpAddr, usize>>,
+    places: Arc<Places<IpAddr>>,
     /// When the next handshake has its turn.
     next: Mutex<Instant>,
     refused: IntCounter,
-}
-
-/// A connection's place, from its acceptance to its end.
-pub struct Place {
-    door: Arc<Door>,
-    address: IpAddr,
 }
 
 impl Door {
@@ -48,30 +44,28 @@ impl Door {
         Arc::new(Self {
             per_address_max,
             gap: Duration::from_secs(1) / handshakes_per_second_max.max(1),
-            held: Mutex::default(),
+            places: Places::new(),
             next: Mutex::new(Instant::now()),
             refused,
         })
     }
 
-    /// A place for a connection from this address; `None` when it holds its number.
-    pub fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
-        let address = address.to_canonical();
-        let mut held = lock(&self.held);
-        let count = held.entry(address).or_default();
-        if *count >= self.per_address_max {
+    /// A place for a connection from this address, until it is dropped; `None` when it holds its
+    /// number.
+    pub fn enter(&self, address: IpAddr) -> Option<Place<IpAddr>> {
+        let place = self
+            .places
+            .enter(address.to_canonical(), self.per_address_max);
+        if place.is_none() {
             self.refused.inc();
-            return None;
         }
-        *count += 1;
-        let door = self.clone();
-        Some(Place { door, address })
+        place
     }
 
     /// When a handshake that comes `now` has its turn: in the past when at once; `None` when it
     /// would wait for over four seconds, and it takes no turn then.
     pub fn turn(&self, now: Instant) -> Option<Instant> {
-        let mut next = lock(&self.next);
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let burst = now.checked_sub(self.gap * HANDSHAKE_BURST).unwrap_or(now);
         let turn = (*next).max(burst);
         if turn > now + TURN_WAIT_MAX {
@@ -81,22 +75,6 @@ impl Door {
         *next = turn + self.gap;
         Some(turn)
     }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut held = lock(&self.door.held);
-        if let Some(count) = held.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                held.remove(&self.address);
-            }
-        }
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -118,13 +96,6 @@ mod tests {
         drop(first);
         assert!(door.enter(one).is_some());
         assert_eq!(door.refused.get(), 1);
-    }
-
-    #[test]
-    fn an_address_forgets_nothing_when_all_its_connections_have_ended() {
-        let door = door();
-        drop(door.enter(IpAddr::from([192, 0, 2, 1])));
-        assert!(lock(&door.held).is_empty());
     }
 
     #[test]

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use crate::ca::Principal;
 use crate::ca::Role;
+use crate::http::places::Place;
+use crate::http::places::Places;
 use crate::http::problem::Problem;
 use crate::http::problem::Slug;
 
@@ -28,15 +30,9 @@ pub struct Limits {
     /// Requests of one station that are worked on at once; 0: as many as come.
     at_once: usize,
     buckets: Mutex<HashMap<String, Bucket>>,
-    held: Mutex<HashMap<String, usize>>,
+    places: Arc<Places<String>>,
     /// When the last refusal of each leaves.
     refusals: Mutex<HashMap<String, Instant>>,
-}
-
-/// A station's place, from the moment its request is let in until it is answered.
-pub struct Place {
-    limits: Arc<Limits>,
-    name: String,
 }
 
 struct Bucket {
@@ -53,14 +49,14 @@ impl Limits {
             rate,
             at_once,
             buckets: Mutex::default(),
-            held: Mutex::default(),
+            places: Places::new(),
             refusals: Mutex::default(),
         }
     }
 
     /// Counts one request, or refuses it until there is a place. A station's request is to keep what
     /// comes back until it is answered.
-    pub fn take(self: &Arc<Self>, principal: &Principal) -> Result<Option<Place>, Problem> {
+    pub fn take(&self, principal: &Principal) -> Result<Option<Place<String>>, Problem> {
         let name = &principal.name;
         let refused = |what: String| {
             let mut problem = Problem::new(Slug::RateLimited, what);
@@ -70,7 +66,7 @@ impl Limits {
         let is_station = principal.role == Role::Station;
         let mut place = None;
         if is_station && self.at_once > 0 {
-            place = self.enter(name);
+            place = self.places.enter(name.clone(), self.at_once);
             if place.is_none() {
                 let most = self.at_once;
                 return refused(format!("`{name}` may have {most} requests at once"));
@@ -91,22 +87,6 @@ impl Limits {
         let last = refusals.entry(name.to_owned()).or_insert(now);
         *last = ((*last).max(now) + REFUSAL_GAP).min(now + REFUSAL_WAIT_MAX);
         *last
-    }
-
-    /// A place among those of this name; `None` when all are taken.
-    fn enter(self: &Arc<Self>, name: &str) -> Option<Place> {
-        let mut held = lock(&self.held);
-        match held.get_mut(name) {
-            Some(count) if *count >= self.at_once => return None,
-            Some(count) => *count += 1,
-            None => {
-                held.insert(name.to_owned(), 1);
-            }
-        }
-        Some(Place {
-            limits: self.clone(),
-            name: name.to_owned(),
-        })
     }
 
     fn fits(&self, name: &str, rate: u32, now: Instant) -> bool {
@@ -131,18 +111,6 @@ impl Limits {
             bucket.tokens -= 1.0;
         }
         fits
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut held = lock(&self.limits.held);
-        if let Some(count) = held.get_mut(&self.name) {
-            *count -= 1;
-            if *count == 0 {
-                held.remove(&self.name);
-            }
-        }
     }
 }
 
@@ -181,19 +149,5 @@ mod tests {
         assert_eq!(took(100), 1);
         assert_eq!(took(10_000), 20);
         assert!(limits.fits("b", 1, start), "each has a bucket of its own");
-    }
-
-    #[test]
-    fn a_station_has_its_places_and_gets_one_back_with_an_answer() {
-        let limits = Arc::new(Limits::new(None, 2));
-        let first = limits.enter("a").unwrap();
-        let second = limits.enter("a").unwrap();
-        assert!(limits.enter("a").is_none());
-        let other = limits.enter("b").unwrap();
-        drop(first);
-        let third = limits.enter("a").unwrap();
-        assert!(limits.enter("a").is_none());
-        drop((second, other, third));
-        assert!(lock(&limits.held).is_empty());
     }
 }

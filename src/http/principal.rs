@@ -117,7 +117,7 @@ fn authenticate(request: &HttpRequest) -> Result<Authenticated, Problem> {
         .app_data::<Data<Limits>>()
         .ok_or_else(|| internal("no limits"))?;
     // It ends with the request.
-    if let Some(place) = limits.clone().into_inner().take(&principal)? {
+    if let Some(place) = limits.take(&principal)? {
         request.extensions_mut().insert(place);
     }
     Ok(Authenticated(principal))
