@@ -15,7 +15,7 @@ use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
 
 use crate::ca::Role;
-use crate::http::certificates;
+use crate::http::certificates::printable;
 use crate::http::orders;
 use crate::http::principal::role;
 use crate::http::problem::Problem;
@@ -74,7 +74,25 @@ pub(super) fn of_type(
 /// A JSON body, whose `Content-Type` says that it is one.
 pub(super) fn json<T: DeserializeOwned>(request: &HttpRequest) -> Result<T, Problem> {
     let (_, body) = of_type(request, &["application/json"])?;
-    serde_json::from_slice(&body).map_err(|error| certificates::json_problem(&error))
+    parse(&body)
+}
+
+/// JSON that was sent, or what is wrong with it.
+pub(super) fn parse<T: DeserializeOwned>(octets: &[u8]) -> Result<T, Problem> {
+    serde_json::from_slice(octets).map_err(|error| json_problem(&error))
+}
+
+/// What serde found, as a slug: no JSON at all, a field too many, or a field of the wrong kind.
+fn json_problem(error: &serde_json::Error) -> Problem {
+    let text = error.to_string();
+    let slug = match error.classify() {
+        serde_json::error::Category::Data if text.starts_with("unknown field") => {
+            Slug::UnknownField
+        }
+        serde_json::error::Category::Data => Slug::InvalidField,
+        _ => Slug::MalformedJson,
+    };
+    Problem::new(slug, printable(&text))
 }
 
 async fn read(mut payload: Payload, length_max: usize) -> Result<Bytes, Problem> {

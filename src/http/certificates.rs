@@ -250,7 +250,7 @@ fn command(request: &HttpRequest, deadline: Instant) -> Result<IssueRequest, Pro
                 "with a JSON body there are no parameters",
             ));
         }
-        let body: IssueBody = serde_json::from_slice(&body).map_err(|e| json_problem(&e))?;
+        let body: IssueBody = body::parse(&body)?;
         (
             body.profile,
             body.csr.into_bytes(),
@@ -298,19 +298,6 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Pro
             "Idempotency-Key: once, 1 to 128 printable ASCII characters",
         )),
     }
-}
-
-/// What serde found, as a slug: no JSON at all, a field too many, or a field of the wrong kind.
-pub(super) fn json_problem(error: &serde_json::Error) -> Problem {
-    let text = error.to_string();
-    let slug = match error.classify() {
-        serde_json::error::Category::Data if text.starts_with("unknown field") => {
-            Slug::UnknownField
-        }
-        serde_json::error::Category::Data => Slug::InvalidField,
-        _ => Slug::MalformedJson,
-    };
-    Problem::new(slug, printable(&text))
 }
 
 /// Text of the caller's, safe to repeat: printable ASCII, at most 200 characters.

@@ -14,7 +14,6 @@ use crate::ca::Ca;
 use crate::ca::Role;
 use crate::ca::life::EndOfLine;
 use crate::http::body;
-use crate::http::certificates;
 use crate::http::certificates::history::LifeBody;
 use crate::http::certificates::named;
 use crate::http::certificates::note;
@@ -115,8 +114,7 @@ fn found(request: &HttpRequest) -> Result<EndOfLine, Problem> {
             proof: None,
         });
     }
-    let body: ConfirmationBody =
-        serde_json::from_slice(&body).map_err(|error| certificates::json_problem(&error))?;
+    let body: ConfirmationBody = body::parse(&body)?;
     let proof = match (body.nonce, body.signature) {
         (None, None) => None,
         (Some(nonce), Some(signature)) => {

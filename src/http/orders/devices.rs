@@ -74,8 +74,7 @@ fn read(media_type: &str, body: &Bytes) -> Result<DeviceList, Problem> {
         "text/csv" => csv(body)?,
         "application/x-ndjson" => ndjson(body)?,
         _ => {
-            let devices: Vec<String> =
-                serde_json::from_slice(body).map_err(|error| certificates::json_problem(&error))?;
+            let devices: Vec<String> = body::parse(body)?;
             (1..).zip(devices).collect()
         }
     };
