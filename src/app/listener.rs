@@ -58,7 +58,7 @@ pub(super) fn serve(
     let deadline = Data::new(Deadline(config.deadline));
     let limits = &config.raw.limits;
     let limits = Data::new(Limits::new(
-        Some(limits.station_requests_per_second).filter(|rate| *rate > 0),
+        limits.station_requests_per_second,
         limits.station_requests_at_once,
     ));
     let door = Door::new(

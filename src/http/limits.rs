@@ -1,6 +1,5 @@
 //! Requests a second that one principal may make, and how many of a station's are worked on at once: a
-//! flood by one station stops at the door, before its body is looked at, and leaves the others their
-//! share.
+//! flood by one station stops before anything is made of it, and leaves the others their share.
 //!
 //! Each replica counts for itself, in memory: a rate is a matter of seconds.
 
@@ -25,8 +24,8 @@ const REFUSAL_WAIT_MAX: Duration = Duration::from_secs(4);
 
 /// The buckets of all principals that have a rate, and the places of stations.
 pub struct Limits {
-    /// Requests a second of a station whose rights name no rate; `None`: as many as it can.
-    rate: Option<u32>,
+    /// Requests a second of a station whose rights name no rate; 0: as many as it can.
+    rate: u32,
     /// Requests of one station that are worked on at once; 0: as many as come.
     at_once: usize,
     buckets: Mutex<HashMap<String, Bucket>>,
@@ -41,10 +40,10 @@ struct Bucket {
 }
 
 impl Limits {
-    /// `rate`: requests a second of a station whose rights name no rate. `at_once`: of any station;
-    /// 0 is no limit.
+    /// `rate`: requests a second of a station whose rights name no rate. `at_once`: of any station.
+    /// 0 is no limit, of either.
     #[must_use]
-    pub fn new(rate: Option<u32>, at_once: usize) -> Self {
+    pub fn new(rate: u32, at_once: usize) -> Self {
         Self {
             rate,
             at_once,
@@ -72,7 +71,7 @@ impl Limits {
                 return refused(format!("`{name}` may have {most} requests at once"));
             }
         }
-        let default = self.rate.filter(|_| is_station);
+        let default = (is_station && self.rate > 0).then_some(self.rate);
         match principal.rights.requests_per_second.or(default) {
             Some(rate) if !self.fits(name, rate, Instant::now()) => {
                 refused(format!("`{name}` may make {rate} requests a second"))
@@ -124,7 +123,7 @@ mod tests {
 
     #[test]
     fn refusals_leave_one_after_the_other_and_none_waits_for_ever() {
-        let limits = Limits::new(None, 0);
+        let limits = Limits::new(0, 0);
         let now = Instant::now();
         let waits: Vec<u128> = (0..60)
             .map(|_| (limits.refusal("a", now) - now).as_millis())
@@ -138,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_bucket_holds_two_seconds_and_fills_at_its_rate() {
-        let limits = Limits::new(None, 0);
+        let limits = Limits::new(0, 0);
         let start = Instant::now();
         let took = |after: u64| {
             let at = start + Duration::from_millis(after);
