@@ -337,7 +337,7 @@ impl HttpMetrics {
                 r,
                 IntCounter::new(
                     "certfactory_http_connections_refused_total",
-                    "Connections closed at once: their address held as many as it may.",
+                    "Connections closed at once: their address held as many as it may, or their handshake would have waited too long.",
                 ),
             )?,
         })

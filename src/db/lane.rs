@@ -35,8 +35,8 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 const SLOW: Duration = Duration::from_secs(2);
 /// A batch that takes this much longer still loses its connection: the server is frozen or gone.
 const STUCK: Duration = Duration::from_secs(3);
-/// Batches that have company start at least this far apart, so that what a transaction costs is
-/// shared by more rows. A lone station's rows come one at a time and never wait.
+/// A batch that has company waits for more of it until this long after the one before began, so that
+/// what a transaction costs is shared by more rows. A lone station's rows come one at a time and never wait.
 const GATHER: Duration = Duration::from_millis(3);
 /// When nobody has come for so long, all who would come wait for an answer: nothing to gather.
 const LULL: Duration = Duration::from_millis(1);
