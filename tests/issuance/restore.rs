@@ -1,7 +1,5 @@
 //! The ledger from a backup, and a year later: what was issued is still the answer to its request.
 
-use std::process::Command;
-
 use serde_json::Value;
 
 use crate::seconds;
@@ -14,22 +12,6 @@ fn ask(station: &Curl, body: &Value, key: Option<&str>) -> Response {
     headers.extend(key.map(|key| ("Idempotency-Key", key)));
     let body = body.to_string();
     station.send("POST", "/v1/certificates", &headers, Some(body.as_bytes()))
-}
-
-/// A program of PostgreSQL's clients, as the cluster's superuser.
-fn postgres(own: &OwnWorld, program: &str, arguments: &[&str]) {
-    let socket = std::fs::canonicalize(own.world.dir.join("postgres")).unwrap();
-    let output = Command::new(program)
-        .args(["-U", "postgres", "-h"])
-        .arg(socket)
-        .args(arguments)
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "{program}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
 }
 
 #[test]
@@ -55,13 +37,15 @@ fn after_a_restore_and_a_year_the_same_request_gets_the_same_certificate() {
 
     let dump = own.world.dir.join("ledger.sql");
     let dump = dump.to_str().unwrap();
-    postgres(&own, "pg_dump", &["--create", "-f", dump, "certfactory"]);
+    own.world
+        .postgres("pg_dump", &["--create", "-f", dump, "certfactory"]);
     own.kill_service();
     let drop = "DROP DATABASE certfactory WITH (FORCE)";
-    postgres(&own, "psql", &["-X", "-q", "-d", "postgres", "-c", drop]);
+    own.world
+        .postgres("psql", &["-X", "-q", "-d", "postgres", "-c", drop]);
     let stop = "ON_ERROR_STOP=1";
     let restore = ["-X", "-q", "-d", "postgres", "-v", stop, "-f", dump];
-    postgres(&own, "psql", &restore);
+    own.world.postgres("psql", &restore);
     own.start_service();
     own.wait_ready(seconds(15));
     for ((body, key), first) in requests.iter().zip(&first) {

@@ -162,31 +162,36 @@ impl World {
 
     /// SQL as the cluster's superuser, on the ledger.
     pub fn sql(&self, sql: &str) -> String {
-        let socket = std::fs::canonicalize(self.dir.join("postgres")).unwrap();
-        let output = Command::new("psql")
-            .args([
-                "-X",
-                "-q",
-                "-A",
-                "-t",
-                "-v",
-                "ON_ERROR_STOP=1",
-                "-U",
-                "postgres",
-                "-d",
-                "certfactory",
-                "-h",
-            ])
-            .arg(socket)
-            .args(["-c", sql])
+        let stop = "ON_ERROR_STOP=1";
+        let printed = [
+            "-X",
+            "-q",
+            "-A",
+            "-t",
+            "-v",
+            stop,
+            "-d",
+            "certfactory",
+            "-c",
+            sql,
+        ];
+        self.postgres("psql", &printed).trim().to_owned()
+    }
+
+    /// A program of PostgreSQL's clients, as the cluster's superuser; what it prints.
+    pub fn postgres(&self, program: &str, arguments: &[&str]) -> String {
+        let output = Command::new(program)
+            .args(["-U", "postgres", "-h"])
+            .arg(std::fs::canonicalize(self.dir.join("postgres")).unwrap())
+            .args(arguments)
             .output()
             .unwrap();
         assert!(
             output.status.success(),
-            "{sql}: {}",
+            "{program} {arguments:?}: {}",
             String::from_utf8_lossy(&output.stderr)
         );
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        String::from_utf8(output.stdout).unwrap()
     }
 }
 
