@@ -79,3 +79,48 @@ fn a_station_holds_its_places_and_no_more_and_its_refusals_take_turns_and_no_wor
         issued(&station.issue(&Device::p256().request("lightbulb")));
     }
 }
+
+#[test]
+fn without_a_word_in_the_configuration_a_station_has_twenty_requests_a_second_and_an_operator_any()
+{
+    let mut own = OwnWorld::make();
+    own.configure(|config| {
+        config.remove("limits");
+    });
+    own.start_postgres();
+    own.start_service();
+    own.wait_ready(Duration::from_secs(15));
+    // As many at once as a station may have, so that only its rate refuses.
+    let ask = |name: &str| -> Vec<Response> {
+        let asking: Vec<_> = (0..8)
+            .map(|_| {
+                let curl = own.world.client(name);
+                std::thread::spawn(move || -> Vec<Response> {
+                    (0..20)
+                        .map(|_| curl.get("/v1/certificates?limit=1"))
+                        .collect()
+                })
+            })
+            .collect();
+        asking
+            .into_iter()
+            .flat_map(|it| it.join().unwrap())
+            .collect()
+    };
+    let start = Instant::now();
+    let answers = ask("station-01");
+    let seconds = start.elapsed().as_secs_f64();
+    let let_in = answers.iter().filter(|answer| answer.status == 200).count();
+    assert!((40..answers.len()).contains(&let_in), "{let_in}");
+    // What two silent seconds gave, and the rate since.
+    assert!(
+        let_in as f64 <= 40.0 + 20.0 * seconds + 1.0,
+        "{let_in} in {seconds} s"
+    );
+    for answer in answers.iter().filter(|answer| answer.status != 200) {
+        assert_eq!((answer.status, &*answer.slug()), (429, "rate-limited"));
+        let said = answer.text();
+        assert!(said.contains("may make 20 requests a second"), "{said}");
+    }
+    assert!(ask("operator").iter().all(|answer| answer.status == 200));
+}
