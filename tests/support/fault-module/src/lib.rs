@@ -137,9 +137,28 @@ fn real() -> &'static CK_FUNCTION_LIST {
     })
 }
 
-/// A call that signs holds it to read, `close_all` to write: SoftHSM itself frees a session under a
-/// call that uses it, and takes the process along. What is tested is that sessions are gone.
-static SIGNING: RwLock<()> = RwLock::new(());
+/// A call that uses a session holds it to read, `close_all` to write: SoftHSM itself frees a session
+/// under a call that uses it, and takes the process along. What is tested is that sessions are gone.
+static IN_USE: RwLock<()> = RwLock::new(());
+
+/// Calls that are forwarded as they are, but not while all sessions are being closed.
+macro_rules! forwarded {
+    ($($name:ident = $real:ident($($argument:ident: $kind:ty),*);)*) => {
+        $(unsafe extern "C" fn $name($($argument: $kind),*) -> CK_RV {
+            let _in_use = IN_USE.read().unwrap_or_else(PoisonError::into_inner);
+            unsafe { real().$real.unwrap()($($argument),*) }
+        })*
+    };
+}
+
+forwarded! {
+    close_session = C_CloseSession(session: CK_SESSION_HANDLE);
+    session_info = C_GetSessionInfo(session: CK_SESSION_HANDLE, info: CK_SESSION_INFO_PTR);
+    find_init = C_FindObjectsInit(session: CK_SESSION_HANDLE, template: CK_ATTRIBUTE_PTR, count: CK_ULONG);
+    find = C_FindObjects(session: CK_SESSION_HANDLE, objects: CK_OBJECT_HANDLE_PTR, most: CK_ULONG, found: CK_ULONG_PTR);
+    find_final = C_FindObjectsFinal(session: CK_SESSION_HANDLE);
+    attributes = C_GetAttributeValue(session: CK_SESSION_HANDLE, object: CK_OBJECT_HANDLE, template: CK_ATTRIBUTE_PTR, count: CK_ULONG);
+}
 
 unsafe extern "C" fn sign_init(
     session: CK_SESSION_HANDLE,
@@ -149,14 +168,14 @@ unsafe extern "C" fn sign_init(
     unsafe {
         if once("close_all") {
             let mut info = CK_SESSION_INFO::default();
-            let _alone = SIGNING.write().unwrap_or_else(PoisonError::into_inner);
+            let _alone = IN_USE.write().unwrap_or_else(PoisonError::into_inner);
             real().C_GetSessionInfo.unwrap()(session, &mut info);
             real().C_CloseAllSessions.unwrap()(info.slotID);
         }
         if once("logout") {
             real().C_Logout.unwrap()(session);
         }
-        let _signing = SIGNING.read().unwrap_or_else(PoisonError::into_inner);
+        let _in_use = IN_USE.read().unwrap_or_else(PoisonError::into_inner);
         real().C_SignInit.unwrap()(session, mechanism, key)
     }
 }
@@ -169,7 +188,7 @@ unsafe extern "C" fn sign(
     signature_len: CK_ULONG_PTR,
 ) -> CK_RV {
     let forward = || {
-        let _signing = SIGNING.read().unwrap_or_else(PoisonError::into_inner);
+        let _in_use = IN_USE.read().unwrap_or_else(PoisonError::into_inner);
         unsafe { real().C_Sign.unwrap()(session, data, data_len, signature, signature_len) }
     };
     if signature.is_null() {
@@ -204,7 +223,10 @@ unsafe extern "C" fn login(
     write_counts();
     match word("login_rv") {
         Some(value) => value as CK_RV,
-        None => unsafe { real().C_Login.unwrap()(session, user, pin, pin_len) },
+        None => {
+            let _in_use = IN_USE.read().unwrap_or_else(PoisonError::into_inner);
+            unsafe { real().C_Login.unwrap()(session, user, pin, pin_len) }
+        }
     }
 }
 
@@ -217,7 +239,10 @@ unsafe extern "C" fn open_session(
 ) -> CK_RV {
     match word("open_rv") {
         Some(value) => value as CK_RV,
-        None => unsafe { real().C_OpenSession.unwrap()(slot, flags, application, notify, session) },
+        None => {
+            let _in_use = IN_USE.read().unwrap_or_else(PoisonError::into_inner);
+            unsafe { real().C_OpenSession.unwrap()(slot, flags, application, notify, session) }
+        }
     }
 }
 
@@ -231,6 +256,12 @@ pub unsafe extern "C" fn C_GetFunctionList(list: *mut *mut CK_FUNCTION_LIST) -> 
         C_Sign: Some(sign),
         C_Login: Some(login),
         C_OpenSession: Some(open_session),
+        C_CloseSession: Some(close_session),
+        C_GetSessionInfo: Some(session_info),
+        C_FindObjectsInit: Some(find_init),
+        C_FindObjects: Some(find),
+        C_FindObjectsFinal: Some(find_final),
+        C_GetAttributeValue: Some(attributes),
         C_GetFunctionList: Some(C_GetFunctionList),
         ..*real()
     });
