@@ -3,6 +3,7 @@
 pub mod certificate;
 pub mod crl;
 pub mod csr;
+pub mod envelope;
 pub mod extension;
 pub mod iot_policy;
 pub mod issuer;
@@ -17,6 +18,7 @@ pub mod profile;
 pub mod readback;
 pub mod report;
 pub mod revocation;
+pub mod roads;
 pub mod serial;
 pub mod tbs;
 mod tlv;
@@ -41,7 +43,14 @@ pub struct Violation {
 /// Octets as lower-case hexadecimal digits.
 #[must_use]
 pub fn hex(octets: &[u8]) -> String {
-    octets.iter().map(|octet| format!("{octet:02x}")).collect()
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |index: u8| char::from(DIGITS[usize::from(index)]);
+    let mut text = String::with_capacity(2 * octets.len());
+    for octet in octets {
+        text.push(digit(octet >> 4));
+        text.push(digit(octet & 0xf));
+    }
+    text
 }
 
 /// `N` octets from exactly `2 N` hexadecimal digits.

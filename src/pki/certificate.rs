@@ -1,6 +1,7 @@
 //! `SignedCertificate`: assembled, and verified against the issuer's key.
 
 use super::Violation;
+use super::issuer::Issuer;
 use super::key_policy::SubjectPublicKeyInfo;
 use super::name;
 use super::name::AttributeType;
@@ -8,6 +9,7 @@ use super::pem;
 use super::tbs::TbsCertificate;
 use super::tlv;
 use der::Decode;
+use der::Encode;
 use openssl::sha;
 use std::collections::BTreeMap;
 use x509_cert::Certificate;
@@ -76,6 +78,65 @@ pub fn subject_of(certificate: &[u8]) -> Result<BTreeMap<AttributeType, String>,
     };
     let certificate = Certificate::from_der(&der).map_err(|fault| malformed(fault.to_string()))?;
     name::attributes_of(certificate.tbs_certificate().subject()).map_err(SubjectFault::Subject)
+}
+
+/// What a certificate says, whose signature verified under its issuer's key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifiedCertificate {
+    /// The serial number's octets.
+    pub serial_number: Vec<u8>,
+    /// Subject attributes.
+    pub subject: BTreeMap<AttributeType, String>,
+    /// SHA-256 over its `SubjectPublicKeyInfo`.
+    pub spki_sha256: [u8; 32],
+}
+
+/// Why a certificate is not its issuer's.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyFault {
+    /// It is no certificate, or not in DER.
+    #[error("it is not the DER of a certificate")]
+    Malformed,
+    /// It names another issuer.
+    #[error("it names another issuer than {0}")]
+    Issuer(String),
+    /// The two algorithms differ (RFC 5280 4.1.1.2), or the signature is another's.
+    #[error("its signature does not verify under the key of {0}")]
+    Signature(String),
+    /// The subject is not one that this service gives.
+    #[error("its subject is not one that this service would give")]
+    Subject,
+}
+
+impl VerifiedCertificate {
+    /// Reads strict DER and verifies it under the issuer's key. Validity is not looked at.
+    pub fn read(der: &[u8], issuer: &Issuer) -> Result<Self, VerifyFault> {
+        let malformed = |_| VerifyFault::Malformed;
+        let certificate = Certificate::from_der(der).map_err(malformed)?;
+        if certificate.to_der().map_err(malformed)? != der {
+            return Err(VerifyFault::Malformed);
+        }
+        let tbs = certificate.tbs_certificate();
+        if tbs.issuer().to_der().map_err(malformed)? != issuer.subject_der {
+            return Err(VerifyFault::Issuer(issuer.subject.clone()));
+        }
+        let algorithm = issuer.signature_algorithm;
+        let named = certificate.signature_algorithm();
+        let signed = tbs.to_der().map_err(malformed)?;
+        let signature = certificate.signature().as_bytes().unwrap_or_default();
+        if named != tbs.signature()
+            || named.to_der().map_err(malformed)? != algorithm.as_der()
+            || !issuer.public_key.verifies(algorithm, &signed, signature)
+        {
+            return Err(VerifyFault::Signature(issuer.subject.clone()));
+        }
+        let spki = tbs.subject_public_key_info().to_der().map_err(malformed)?;
+        Ok(Self {
+            serial_number: tbs.serial_number().as_bytes().to_vec(),
+            subject: name::attributes_of(tbs.subject()).map_err(|_| VerifyFault::Subject)?,
+            spki_sha256: sha::sha256(&spki),
+        })
+    }
 }
 
 /// `SIGNED{}` of X.509: the octets, the algorithm of the key, the signature, once it verified.

@@ -79,6 +79,16 @@ impl CsrFault {
 }
 
 impl CertificationRequest {
+    /// What stands for a request where its key was judged before, or made by us: it asks for nothing.
+    #[must_use]
+    pub fn stand_in(public_key: SubjectPublicKeyInfo) -> Self {
+        Self {
+            subject: BTreeMap::new(),
+            public_key,
+            excess_extensions: Vec::new(),
+        }
+    }
+
     /// Longest input in octets, PEM or DER. Twice [`Self::DER_LENGTH_MAX`], so that a request is
     /// judged alike in both forms.
     pub const LENGTH_MAX: usize = 2 * Self::DER_LENGTH_MAX;
@@ -177,7 +187,8 @@ fn names_private_key(input: &[u8]) -> bool {
 
 /// Whether DER has the outline of a private key: PKCS#8 (RFC 5958), the same encrypted, SEC 1
 /// (RFC 5915), PKCS#1 (RFC 8017) or OpenSSL's DSA. Certificates and requests begin otherwise.
-fn holds_private_key(der: &[u8]) -> bool {
+#[must_use]
+pub fn holds_private_key(der: &[u8]) -> bool {
     let Ok(outer) = SliceReader::new(der).and_then(|mut reader| AnyRef::decode(&mut reader)) else {
         return false;
     };

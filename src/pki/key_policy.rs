@@ -21,6 +21,7 @@ use openssl::pkey::Public;
 use openssl::sha;
 use openssl::sign::Verifier;
 use spki::SubjectPublicKeyInfoRef;
+use std::fmt;
 use std::sync::LazyLock;
 
 const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
@@ -183,6 +184,17 @@ pub struct SubjectPublicKeyInfo {
     algorithm: KeyAlgorithm,
     key_identifier: [u8; 20],
     key: PKey<Public>,
+}
+
+impl fmt::Debug for SubjectPublicKeyInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} {}",
+            self.algorithm().name(),
+            super::hex(&self.sha256())
+        )
+    }
 }
 
 impl SubjectPublicKeyInfo {

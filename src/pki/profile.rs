@@ -30,6 +30,7 @@ use std::collections::BTreeMap;
 /// key_algorithms = ["P-256"]               # P-256, P-384, RSA-2048, RSA-3072, RSA-4096
 /// certificate_length_max = 2048            # octets, default 4096
 /// order_required = false                   # default; true: issued under a work order only
+/// bare_public_keys = false                 # default; true: batches may list keys without a request
 /// reworks_max = 3                          # certificates a device may get after its first; default 3
 /// jitp_template = "jitp-lightbulb.json"    # beside the profile; may be left out
 /// jitp_undocumented = false                # default; true: the template's functions, mappings and
@@ -66,6 +67,9 @@ pub struct Profile {
     pub certificate_length_max: usize,
     /// Whether it issues under a work order only.
     pub order_required: bool,
+    /// Whether a batch's list may give public keys that no certification request shows the device to
+    /// have; the record then says so.
+    pub bare_public_keys: bool,
     /// Certificates a device may get after its first.
     pub reworks_max: i16,
     /// Attributes every certificate must have.
@@ -229,6 +233,15 @@ impl Profile {
         })
     }
 
+    /// The device identity of a subject that comes without a request: its key is still to be made.
+    /// Everything but the key is judged as by [`Self::admit`].
+    pub fn admit_subject(&self, requested: &BTreeMap<String, String>) -> Result<String, Refusal> {
+        let requested = known_attributes(requested).map_err(Refusal::SubjectInvalid)?;
+        let (subject, _) = self.provision(&BTreeMap::new(), &requested)?;
+        let device = subject.get(self.device_identity).unwrap_or_default();
+        Ok(device.to_owned())
+    }
+
     /// The whole subject that a CSR's attributes and the requested ones make together with the
     /// profile's own, and what AWS IoT would make of it; `None` without a template.
     pub fn provision(
@@ -256,7 +269,8 @@ impl Profile {
         }
     }
 
-    fn admit_key(&self, algorithm: KeyAlgorithm) -> Result<(), Refusal> {
+    /// Whether it certifies keys of this kind.
+    pub fn admit_key(&self, algorithm: KeyAlgorithm) -> Result<(), Refusal> {
         if self.key_algorithms.contains(&algorithm) {
             return Ok(());
         }

@@ -1,13 +1,13 @@
-//! Closing report of a work order: what was ordered and what became of it, signed by the site.
+//! What a site says and signs: the closing report of a work order, and the seal of a batch's package.
 //!
-//! A key of its own signs reports and nothing else, and a report is never anything else: its bytes
+//! A key of its own signs these and nothing else, and neither can pass for anything else: its bytes
 //! begin with a JWS header of its own `typ`, which no certificate's do.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
 use openssl::ecdsa::EcdsaSig;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::certificate::Signature;
 use super::hex;
@@ -18,6 +18,9 @@ use super::pem;
 
 /// Header parameter `typ` of a report.
 pub const TYP: &str = "certfactory-report+jws";
+
+/// Header parameter `typ` of the seal of a package's manifest.
+pub const MANIFEST_SEAL_TYP: &str = "certfactory-batch+jws";
 
 /// What the report key is called where issuers have their names.
 pub const KEY_NAME: &str = "report";
@@ -109,7 +112,25 @@ pub struct ReportedLog {
     pub fingerprints_sha256: String,
 }
 
-/// A report that is about to be signed. Only [`Self::build`] makes one.
+/// What a batch's package holds, in one hash: its manifest names every file of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestSeal {
+    /// The batch, a UUID.
+    pub batch: String,
+    /// The site's name.
+    pub site: String,
+    /// SHA-256 over `manifest.ndjson`, hexadecimal.
+    pub manifest_sha256: String,
+    /// Devices with a certificate in it.
+    pub devices: u32,
+    /// Files that the manifest names.
+    pub files: u64,
+    /// When the batch was created.
+    pub created_at: DateTime<Utc>,
+}
+
+/// A report or a seal that is about to be signed. Only [`Self::build`] and
+/// [`Self::build_manifest_seal`] make one.
 pub struct ReportToBeSigned(String);
 
 #[derive(Serialize)]
@@ -120,16 +141,29 @@ struct Header<'a> {
 }
 
 impl ReportToBeSigned {
-    /// The signing input of a JWS (RFC 7515, 5.1).
+    /// The signing input of a JWS (RFC 7515, 5.1) that holds a closing report.
     pub fn build(report: &ClosingReport, kid: &str) -> Result<Self, serde_json::Error> {
+        Self::of(TYP, report, kid)
+    }
+
+    /// The same for the seal of a package's manifest.
+    pub fn build_manifest_seal(seal: &ManifestSeal, kid: &str) -> Result<Self, serde_json::Error> {
+        Self::of(MANIFEST_SEAL_TYP, seal, kid)
+    }
+
+    fn of(
+        typ: &'static str,
+        payload: &impl Serialize,
+        kid: &str,
+    ) -> Result<Self, serde_json::Error> {
         let header = Header {
             alg: "ES256",
             kid,
-            typ: TYP,
+            typ,
         };
         let encode = |octets: Vec<u8>| URL_SAFE_NO_PAD.encode(octets);
         let header = encode(serde_json::to_vec(&header)?);
-        let payload = encode(serde_json::to_vec(report)?);
+        let payload = encode(serde_json::to_vec(payload)?);
         Ok(Self(format!("{header}.{payload}")))
     }
 

@@ -17,24 +17,41 @@ pub(super) const OCTET_STRING: u8 = 0x04;
 pub(super) const INTEGER: u8 = 0x02;
 /// Context-specific 0, constructed.
 pub(super) const CONTEXT_0: u8 = 0xa0;
+/// Context-specific 0, primitive.
+pub(super) const CONTEXT_0_PRIMITIVE: u8 = 0x80;
+/// Context-specific 1, constructed.
+pub(super) const CONTEXT_1: u8 = 0xa1;
+/// Context-specific 2, constructed.
+pub(super) const CONTEXT_2: u8 = 0xa2;
 /// BIT STRING.
 pub(super) const BIT_STRING: u8 = 0x03;
 
 /// One element; the length in its shortest form.
 pub(super) fn element(tag: u8, value: &[u8]) -> Vec<u8> {
     let mut der = Vec::with_capacity(value.len() + 6);
+    write_head(&mut der, tag, value.len());
+    der.extend_from_slice(value);
+    der
+}
+
+/// What stands before a value of so many octets.
+pub(super) fn head(tag: u8, length: usize) -> Vec<u8> {
+    let mut der = Vec::with_capacity(6);
+    write_head(&mut der, tag, length);
+    der
+}
+
+fn write_head(der: &mut Vec<u8>, tag: u8, length: usize) {
     der.push(tag);
-    match u8::try_from(value.len()) {
+    match u8::try_from(length) {
         Ok(short) if short < 0x80 => der.push(short),
         _ => {
-            let octets = value.len().to_be_bytes();
+            let octets = length.to_be_bytes();
             let significant = octets.iter().skip_while(|octet| **octet == 0);
             der.push(0x80 | significant.clone().fold(0, |count, _| count + 1));
             der.extend(significant);
         }
     }
-    der.extend_from_slice(value);
-    der
 }
 
 #[cfg(test)]
@@ -45,7 +62,10 @@ mod tests {
     fn lengths_are_the_shortest_that_hold() {
         let head = |length: usize| {
             let der = element(SEQUENCE, &vec![0; length]);
-            der[..der.len() - length].to_vec()
+            let head = head(SEQUENCE, length);
+            assert_eq!(der.len(), head.len() + length);
+            assert!(der.starts_with(&head));
+            head
         };
         assert_eq!(head(0), [0x30, 0]);
         assert_eq!(head(127), [0x30, 127]);

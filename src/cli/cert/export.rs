@@ -1,14 +1,13 @@
 //! `cert export`: issued certificates as AWS IoT's provisioning roads take them. Streamed: memory
 //! holds one certificate, whatever the number.
 
-mod road;
-
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use clap::{Args, ValueEnum};
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::cli::Failure;
@@ -20,8 +19,9 @@ use crate::cli::client::Client;
 use crate::cli::client::Connect;
 use crate::pki::Violation;
 use crate::pki::jitp::names;
-use road::Item;
-use road::Road;
+use crate::pki::roads;
+use crate::pki::roads::Road;
+use crate::pki::roads::RoadDevice;
 
 /// Longest line of the service's answer, octets. A certificate and its chain as JSON have a tenth.
 const LINE_LENGTH_MAX: usize = 1 << 20;
@@ -67,6 +67,34 @@ enum Format {
     Bulk,
     /// Accounts that do not know the CA: one certificate a line, NDJSON.
     Certificates,
+}
+
+/// What an export needs of a certificate as REST shows it.
+#[derive(Deserialize)]
+struct Item {
+    serial_number: String,
+    certificate: String,
+    ca_chain: Vec<String>,
+    fingerprint_sha256: String,
+    device: String,
+    order: Option<String>,
+    thing_name: Option<String>,
+    status: String,
+}
+
+impl Item {
+    fn device(&self) -> RoadDevice<'_> {
+        RoadDevice {
+            serial_number: &self.serial_number,
+            certificate: &self.certificate,
+            issuer: self.ca_chain.first().map(String::as_str),
+            fingerprint_sha256: &self.fingerprint_sha256,
+            device: &self.device,
+            order: self.order.as_deref(),
+            thing_name: self.thing_name.as_deref(),
+            status: &self.status,
+        }
+    }
 }
 
 fn named(text: &str, check: fn(&str) -> Vec<Violation>) -> Result<String, String> {
@@ -144,7 +172,7 @@ fn companions(folder: &Path, arguments: &ExportArguments) -> anyhow::Result<()> 
     match arguments.format {
         Format::AllowList => Ok(()),
         Format::Bulk => {
-            let template = road::bulk_template(
+            let template = roads::bulk_template(
                 &bulk.policy_name,
                 bulk.thing_type.as_deref(),
                 &bulk.thing_groups,
@@ -192,7 +220,7 @@ async fn transfer(
     let dependency = |error| Failure::new(Failure::DEPENDENCY, error);
     let mut connection = client.connect().await.map_err(dependency)?;
     let mut answer = connection
-        .stream(path, "application/x-ndjson")
+        .stream(path, &[("accept", "application/x-ndjson")])
         .await
         .map_err(dependency)?;
     let mut counts = Counts {
@@ -234,9 +262,10 @@ async fn transfer(
 
 fn one(line: &[u8], road: Road, out: &mut impl Write, counts: &mut Counts) -> Outcome {
     let item: Item = serde_json::from_slice(line).context("the service's answer")?;
-    match road.line(&item) {
-        Ok(text) => {
-            out.write_all(text.as_bytes())?;
+    let mut text = Vec::new();
+    match road.append(&item.device(), &mut text) {
+        Ok(()) => {
+            out.write_all(&text)?;
             counts.written += 1;
         }
         Err(why) => {

@@ -41,6 +41,8 @@ struct RawProfile {
     certificate_length_max: usize,
     #[serde(default)]
     order_required: bool,
+    #[serde(default)]
+    bare_public_keys: bool,
     #[serde(default = "reworks_max")]
     reworks_max: i16,
     jitp_template: Option<String>,
@@ -162,6 +164,7 @@ fn complete(
         backdate_seconds: raw.validity.backdate_seconds,
         certificate_length_max: raw.certificate_length_max,
         order_required: raw.order_required,
+        bare_public_keys: raw.bare_public_keys,
         reworks_max: raw.reworks_max,
         required: subject.required,
         optional: subject.optional,
