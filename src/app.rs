@@ -1,10 +1,13 @@
 //! Composition root: `Config` → running service. The order of start and of shutdown is here.
 
 mod listener;
+pub mod privacy;
 mod repository;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use actix_web::App as Actix;
@@ -23,6 +26,7 @@ use crate::ca::Ledger;
 use crate::ca::Signer;
 use crate::ca::clock::ClockWatch;
 use crate::ca::life::LifeBook;
+use crate::ca::line::Line;
 use crate::ca::order::OrderBook;
 use crate::ca::station::DailyCaps;
 use crate::ca::station::StationBook;
@@ -40,6 +44,9 @@ use crate::http::middleware::Flights;
 use crate::http::principal::Principals;
 use crate::http::tls::Tls;
 use crate::http::tls::TlsFiles;
+use crate::jobs::batches::BatchRunner;
+use crate::jobs::batches::Running;
+use crate::metrics::BatchMetrics;
 use crate::metrics::HsmMetrics;
 use crate::metrics::HttpMetrics;
 use crate::metrics::IssuanceMetrics;
@@ -82,6 +89,7 @@ pub struct App {
     flights: Arc<Flights>,
     tls: Arc<Tls>,
     servers: Vec<ServerHandle>,
+    batches: Option<Running>,
     /// Where the API listens.
     pub api: SocketAddr,
     /// Where operations listens.
@@ -102,8 +110,9 @@ impl App {
 
         let database = database_config(&config)?;
         db::check::startup(&database, clock.as_ref(), config.clock_difference_max).await?;
-        let ledger =
-            db::ledger::PgLedger::start(&database, &Arc::new(LedgerMetrics::new(&registry)?))?;
+        let ledger_metrics = Arc::new(LedgerMetrics::new(&registry)?);
+        let ledger = db::ledger::PgLedger::start(&database, &ledger_metrics)?;
+        let batches = db::batches::PgBatches::start(&database, &ledger_metrics)?;
         let archive = Arc::new(db::archive::PgArchive::new(&database)?);
         // Of their own: no search, however slow, keeps a disabled station's row from being read.
         let watch = db::config::DbConfig {
@@ -117,12 +126,7 @@ impl App {
             &Arc::new(HsmMetrics::new(&registry)?),
         );
 
-        for issuer in &config.issuers {
-            issuance
-                .issuer_not_after
-                .with_label_values(&[&issuer.name])
-                .set(issuer.validity.not_after.timestamp());
-        }
+        show_ends(&config, &issuance);
         let ca = Arc::new(Ca {
             issuers: config
                 .issuers
@@ -146,6 +150,8 @@ impl App {
             lives: Arc::clone(&ledger) as Arc<dyn LifeBook>,
             station_book: Arc::clone(&ledger) as Arc<dyn StationBook>,
             daily_caps: DailyCaps::default(),
+            line: Line::default(),
+            batches: Arc::new(batches),
             stations: config.raw.stations.as_ref().map(|section| StationIssuing {
                 issuer: section.issuer.clone(),
                 days: section.days,
@@ -172,6 +178,7 @@ impl App {
         tokio::spawn(keep_warning(ca.clone()));
         tokio::spawn(keep_comparing_clocks(ca.clone(), watch));
 
+        let batches = batch_runner(&config, &ca, &registry)?;
         let flights = Arc::new(Flights::default());
         let around = Data::new(Around {
             flights: flights.clone(),
@@ -193,6 +200,7 @@ impl App {
             flights,
             tls,
             servers,
+            batches,
             api,
             operations,
         })
@@ -230,6 +238,9 @@ impl App {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         futures_util::future::join_all(self.servers.iter().map(|server| server.stop(true))).await;
+        if let Some(batches) = self.batches {
+            batches.stop().await;
+        }
         let hsm = self.hsm;
         // The HSM's threads are joined; that must not hold up the runtime.
         tokio::task::spawn_blocking(move || hsm.shutdown())
@@ -237,6 +248,38 @@ impl App {
             .ok();
         tracing::info!(in_flight = self.flights.in_flight(), "stopped");
     }
+}
+
+/// Shows when each issuer's certificate ends.
+fn show_ends(config: &Config, issuance: &IssuanceMetrics) {
+    for issuer in &config.issuers {
+        let gauge = issuance.issuer_not_after.with_label_values(&[&issuer.name]);
+        gauge.set(issuer.validity.not_after.timestamp());
+    }
+}
+
+/// Works on batches, where they are taken.
+fn batch_runner(
+    config: &Config,
+    ca: &Arc<Ca>,
+    registry: &Registry,
+) -> anyhow::Result<Option<Running>> {
+    let Some(section) = &config.raw.batches else {
+        return Ok(None);
+    };
+    let directory = &section.directory;
+    let runner = BatchRunner {
+        ca: Arc::clone(ca),
+        directory: directory.clone(),
+        site: config.raw.site.id.clone().unwrap_or_default(),
+        retention_days: section.retention_days,
+        metrics: BatchMetrics::new(registry)?,
+        held: Mutex::default(),
+        stopping: AtomicBool::new(false),
+    };
+    let running = runner.start();
+    let running = running.with_context(|| format!("batches in {}", directory.display()))?;
+    Ok(Some(running))
 }
 
 fn serve_operations(

@@ -4,12 +4,15 @@
 //!
 //! Ports are implemented by the rooms beside this one (`hsm`, `db`) and handed in as `Arc<dyn …>`.
 
+pub mod batch;
 pub mod clock;
 pub mod crl;
+pub mod device_key;
 pub mod device_pattern;
 pub mod error;
 pub mod issue;
 pub mod life;
+pub mod line;
 pub mod ocsp;
 pub mod order;
 pub mod recover;
@@ -116,12 +119,46 @@ pub struct Intent {
     pub thing_name: Option<String>,
     /// SHA-256 over the device's `SubjectPublicKeyInfo`, certified once.
     pub spki_sha256: [u8; 32],
+    /// How that key came here.
+    pub key_origin: KeyOrigin,
     /// Validity.
     pub validity: Validity,
     /// The exact bytes to sign.
     pub tbs: Vec<u8>,
     /// What it replaces; `None` for the first certificate of a device.
     pub rework: Option<Rework>,
+}
+
+/// How the key that is to be certified came here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyOrigin {
+    /// In a certification request that it signed.
+    Request,
+    /// On a list, without a proof that anybody has its private half.
+    PublicKey,
+    /// It was made here, for a batch, and its private half encrypted to the batch's recipient.
+    Made,
+}
+
+impl KeyOrigin {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Request, Self::PublicKey, Self::Made];
+
+    /// The word in the ledger and in REST answers.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Request => "csr",
+            Self::PublicKey => "public-key",
+            Self::Made => "made",
+        }
+    }
+
+    /// The inverse of [`Self::as_str`].
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|it| it.as_str() == word)
+    }
 }
 
 /// That a certificate is to replace another one of its device.
@@ -388,8 +425,8 @@ pub struct SearchFilter {
     pub station: Option<String>,
     /// Work order.
     pub order: Option<String>,
-    /// Batch.
-    pub batch: Option<String>,
+    /// Batch: its chunks that are done.
+    pub batch: Option<Uuid>,
     /// Status.
     pub status: Option<Status>,
     /// `issued_at` at or after.
@@ -495,6 +532,10 @@ pub struct Ca {
     pub stations: Option<station::StationIssuing>,
     /// The database, for reading.
     pub archive: Arc<dyn Archive>,
+    /// Whether the line is at work, for whom batches wait.
+    pub line: line::Line,
+    /// The batches.
+    pub batches: Arc<dyn batch::BatchBook>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Whether it can be trusted.

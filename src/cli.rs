@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 4 refused by policy, 5 a dependency is down.
 
+pub mod batch;
 pub mod benchmark;
 pub mod cert;
 pub mod client;
@@ -73,6 +74,9 @@ enum Command {
     /// Work orders, through a running service.
     #[command(subcommand)]
     Order(order::OrderCommand),
+    /// Batches: keys and certificates beforehand, through a running service.
+    #[command(subcommand)]
+    Batch(batch::BatchCommand),
     /// Stations and people, through a running service.
     #[command(subcommand)]
     Station(station::StationCommand),
@@ -136,6 +140,7 @@ pub fn run(arguments: Arguments) -> ! {
         Command::Issuer(command) => issuer::run(&global, &command),
         Command::Cert(command) => cert::run(&global, &command),
         Command::Order(command) => order::run(&global, &command),
+        Command::Batch(command) => batch::run(&global, &command),
         Command::Station(command) => station::run(&global, &command),
         Command::Jitp(command) => jitp::run(&global, &command),
         Command::Benchmark(command) => benchmark::run(&global, &command),

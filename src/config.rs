@@ -58,6 +58,9 @@ pub struct RawConfig {
     /// What one principal may ask of the service.
     #[serde(default)]
     pub limits: LimitsSection,
+    /// Batches; absent: none are taken here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batches: Option<BatchesSection>,
     /// Logging.
     #[serde(default)]
     pub log: LogSection,
@@ -352,6 +355,20 @@ impl Default for LimitsSection {
     }
 }
 
+/// `[batches]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub struct BatchesSection {
+    /// Where packages are made: room for about two kilobytes a device.
+    pub directory: PathBuf,
+    /// Days after its end for which a batch's keys are kept for their recipient, 1 to 3650.
+    #[serde(default = "default_retention_days")]
+    pub retention_days: u16,
+}
+
+fn default_retention_days() -> u16 {
+    30
+}
+
 /// `[log]`
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default)]
@@ -470,6 +487,7 @@ impl RawConfig {
         let paths = paths.chain(self.hsm.iter_mut().map(|h| &mut h.pin_file));
         let paths = paths.chain(self.ticket_key.iter_mut().map(|k| &mut k.public_key));
         let paths = paths.chain(self.site.report_key.as_mut().map(|k| &mut k.public_key));
+        let paths = paths.chain(self.batches.as_mut().map(|b| &mut b.directory));
         let issuers = self.issuer.iter_mut().flat_map(|issuer| {
             let ocsp = issuer.ocsp.as_mut().map(|ocsp| &mut ocsp.certificate);
             std::iter::once(&mut issuer.certificate).chain(ocsp)
@@ -588,6 +606,16 @@ fn check(raw: &RawConfig, faults: &mut Vec<String>) {
     }
     if !(1..=8760).contains(&raw.crl.next_update_hours) {
         faults.push("crl.next_update_hours: must be 1 to 8760".into());
+    }
+    if let Some(batches) = &raw.batches {
+        if !(1..=3650).contains(&batches.retention_days) {
+            faults.push("batches.retention_days: must be 1 to 3650".into());
+        }
+        if raw.site.report_key.is_none() {
+            faults.push(
+                "batches: a package's manifest is signed by [site.report_key]; name one".into(),
+            );
+        }
     }
     unique("hsm", raw.hsm.iter().map(|h| &h.name), faults);
     unique("issuer", raw.issuer.iter().map(|i| &i.name), faults);

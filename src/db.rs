@@ -17,6 +17,7 @@
 //!   is frozen or gone, by a watchdog that closes the connection.
 
 pub mod archive;
+pub mod batches;
 pub mod check;
 pub mod config;
 pub mod crls;

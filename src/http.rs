@@ -1,5 +1,6 @@
 //! The REST front end: the route table and the middleware order, nothing else.
 
+pub mod batches;
 pub mod body;
 pub mod certificates;
 pub mod devices;
@@ -34,6 +35,7 @@ use crate::pki::ocsp::REQUEST_LENGTH_MAX;
 /// The API listener's routes.
 pub fn api(config: &mut ServiceConfig) {
     config
+        .configure(batch_routes)
         .service(
             web::resource("/v1/certificates")
                 .route(web::post().to(certificates::issue))
@@ -131,6 +133,30 @@ pub fn api(config: &mut ServiceConfig) {
         .default_service(web::to(not_found));
 }
 
+fn batch_routes(config: &mut ServiceConfig) {
+    config
+        .service(
+            web::resource("/v1/batches")
+                .route(web::post().to(batches::create))
+                .route(web::get().to(batches::list))
+                .default_service(web::to(|| ready(not_allowed("GET, POST")))),
+        )
+        .service(readable("/v1/batches/{id}").route(web::get().to(batches::show)))
+        .service(postable(batches::devices::ROUTE).route(web::post().to(batches::devices::list)))
+        .service(readable("/v1/batches/{id}/events").route(web::get().to(batches::package::events)))
+        .service(
+            readable("/v1/batches/{id}/package").route(web::get().to(batches::package::package)),
+        )
+        .service(postable("/v1/batches/{id}/pause").route(web::post().to(batches::acts::pause)))
+        .service(postable("/v1/batches/{id}/resume").route(web::post().to(batches::acts::resume)))
+        .service(
+            postable("/v1/batches/{id}/cancellation").route(web::post().to(batches::acts::cancel)),
+        )
+        .service(
+            postable("/v1/batches/{id}/confirmation").route(web::post().to(batches::acts::confirm)),
+        );
+}
+
 /// The operations listener's routes.
 pub fn operations(config: &mut ServiceConfig) {
     config
@@ -206,6 +232,16 @@ fn not_allowed(allow: &'static str) -> Result<HttpResponse, Problem> {
         orders::list,
         orders::show,
         orders::close,
+        batches::create,
+        batches::list,
+        batches::show,
+        batches::devices::list,
+        batches::package::package,
+        batches::package::events,
+        batches::acts::pause,
+        batches::acts::resume,
+        batches::acts::cancel,
+        batches::acts::confirm,
         stations::create,
         stations::list,
         stations::show,
@@ -227,6 +263,6 @@ fn not_allowed(allow: &'static str) -> Result<HttpResponse, Problem> {
         jitp::evaluate,
         documents::problem_page
     ),
-    tags((name = "certificates"), (name = "orders"), (name = "stations"), (name = "public"), (name = "jitp"))
+    tags((name = "certificates"), (name = "orders"), (name = "batches"), (name = "stations"), (name = "public"), (name = "jitp"))
 )]
 pub struct Api;

@@ -28,6 +28,7 @@ pub mod config;
 pub mod db;
 pub mod hsm;
 pub mod http;
+pub mod jobs;
 pub mod manual;
 pub mod metrics;
 pub mod pki;

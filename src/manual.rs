@@ -12,6 +12,7 @@ pub const PAGES: &[(&str, &str)] = &[
     ("jitp", include_str!("manual/jitp.md")),
     ("threat-model", include_str!("manual/threat-model.md")),
     ("decisions", include_str!("manual/decisions.md")),
+    ("batches", include_str!("manual/batches.md")),
     ("stations", include_str!("manual/stations.md")),
     ("life", include_str!("manual/life.md")),
     ("aws-roads", include_str!("manual/aws-roads.md")),
@@ -27,6 +28,9 @@ pub mod issuance {}
 
 #[doc = include_str!("manual/orders.md")]
 pub mod orders {}
+
+#[doc = include_str!("manual/batches.md")]
+pub mod batches {}
 
 #[doc = include_str!("manual/stations.md")]
 pub mod stations {}

@@ -344,6 +344,43 @@ impl HttpMetrics {
     }
 }
 
+/// Batches, as far as this replica works on them.
+pub struct BatchMetrics {
+    /// `certfactory_batch_rows_total{outcome}`: `issued`, `failed`
+    pub rows: IntCounterVec,
+    /// `certfactory_batch_chunks_in_work`
+    pub chunks: IntGauge,
+    /// `certfactory_batches{state}`: `running`, `paused`, `hindered`, `stalled`
+    pub batches: IntGaugeVec,
+}
+
+impl BatchMetrics {
+    /// Registers the metrics of batches.
+    pub fn new(r: &Registry) -> prometheus::Result<Self> {
+        Ok(Self {
+            rows: counters(
+                r,
+                "certfactory_batch_rows_total",
+                "Rows of batches that came to their outcome here.",
+                &["outcome"],
+            )?,
+            chunks: registered(
+                r,
+                IntGauge::new(
+                    "certfactory_batch_chunks_in_work",
+                    "Chunks of batches that this replica works on.",
+                ),
+            )?,
+            batches: gauges(
+                r,
+                "certfactory_batches",
+                "Batches by what they are in: running, paused, hindered (held up until it passes by itself), stalled (running, and nothing done for a minute).",
+                &["state"],
+            )?,
+        })
+    }
+}
+
 /// The service's TLS files.
 pub struct TlsMetrics {
     /// `certfactory_tls_not_after_seconds{file}`: `certificate`, `client_ca`

@@ -23,12 +23,14 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("hsm", &["ca", "pki", "metrics", "telemetry"]),
     ("db", &["ca", "pki", "metrics", "telemetry"]),
     ("http", &["ca", "pki", "manual", "metrics", "telemetry"]),
+    ("jobs", &["ca", "pki", "db", "metrics", "telemetry"]),
     ("config", &["pki"]),
     ("rehearsal", &["pki"]),
     (
         "app",
         &[
             "http",
+            "jobs",
             "hsm",
             "db",
             "ca",
@@ -43,6 +45,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         &[
             "app",
             "http",
+            "jobs",
             "hsm",
             "db",
             "ca",

@@ -24,6 +24,7 @@ use crate::ca::Ca;
 use crate::ca::crl::CrlShelf;
 use crate::config::Config;
 use crate::http;
+use crate::http::batches::Batches;
 use crate::http::certificates::Deadline;
 use crate::http::door::Door;
 use crate::http::limits::Limits;
@@ -56,6 +57,9 @@ pub(super) fn serve(
     let ca = Data::from(ca.clone());
     let shelf = Data::from(shelf.clone());
     let deadline = Data::new(Deadline(config.deadline));
+    let batches = Data::new(Batches {
+        directory: config.raw.batches.as_ref().map(|it| it.directory.clone()),
+    });
     let limits = &config.raw.limits;
     let limits = Data::new(Limits::new(
         limits.station_requests_per_second,
@@ -80,6 +84,7 @@ pub(super) fn serve(
             .app_data(ca.clone())
             .app_data(shelf.clone())
             .app_data(deadline.clone())
+            .app_data(batches.clone())
             .app_data(principals.clone())
             .app_data(limits.clone())
             .app_data(around.clone())

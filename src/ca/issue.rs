@@ -18,6 +18,7 @@ use crate::ca::Ca;
 use crate::ca::CertificateRecord;
 use crate::ca::Claim;
 use crate::ca::Intent;
+use crate::ca::KeyOrigin;
 use crate::ca::LedgerFault;
 use crate::ca::Outcome;
 use crate::ca::Principal;
@@ -30,7 +31,9 @@ use crate::ca::error::IssueError;
 use crate::pki::Violation;
 use crate::pki::certificate::SignedCertificate;
 use crate::pki::csr::CertificationRequest;
+use crate::pki::csr::CsrFault;
 use crate::pki::issuer::Issuer;
+use crate::pki::key_policy::SubjectPublicKeyInfo;
 use crate::pki::name::Subject;
 use crate::pki::profile::Admission;
 use crate::pki::profile::Profile;
@@ -47,8 +50,8 @@ use crate::pki::validity::ValidityFault;
 pub struct IssueRequest {
     /// Profile's name.
     pub profile: String,
-    /// The certification request, PEM or DER.
-    pub csr: Vec<u8>,
+    /// The key to certify.
+    pub key: DeviceKey,
     /// Subject attributes by short name, beside those of the profile and of the CSR.
     pub subject: Option<BTreeMap<String, String>>,
     /// Work order.
@@ -57,6 +60,28 @@ pub struct IssueRequest {
     pub idempotency_key: Option<String>,
     /// When the caller stops waiting.
     pub deadline: Instant,
+}
+
+/// The key to certify, and what shows that it is the device's.
+#[derive(Debug)]
+pub enum DeviceKey {
+    /// A certification request, PEM or DER.
+    Request(Vec<u8>),
+    /// A batch's, judged at its intake or made for it.
+    Vetted(SubjectPublicKeyInfo, KeyOrigin),
+}
+
+impl DeviceKey {
+    fn judged(self) -> Result<(CertificationRequest, KeyOrigin), CsrFault> {
+        match self {
+            Self::Request(octets) => {
+                CertificationRequest::parse(&octets).map(|request| (request, KeyOrigin::Request))
+            }
+            Self::Vetted(public_key, origin) => {
+                Ok((CertificationRequest::stand_in(public_key), origin))
+            }
+        }
+    }
 }
 
 /// The certificate that another one is to replace.
@@ -124,6 +149,7 @@ impl Ca {
         request: IssueRequest,
     ) -> Result<IssuedCertificate, IssueError> {
         let start = Instant::now();
+        let _passing = self.line.pass(&request.key);
         let result = self.issue_once(principal, request, None).await;
         self.count(&result, start);
         result
@@ -156,7 +182,7 @@ impl Ca {
         reworked: Option<Reworked>,
     ) -> Result<IssuedCertificate, IssueError> {
         let at = Instant::now();
-        let csr = CertificationRequest::parse(&request.csr)?;
+        let (csr, key_origin) = request.key.judged()?;
         let at = self.stage("parse", at);
 
         let profile = self
@@ -242,6 +268,7 @@ impl Ca {
             subject: admission.subject,
             thing_name: admission.thing_name,
             spki_sha256,
+            key_origin,
             validity,
             tbs: tbs.to_be_signed().to_vec(),
             rework,

@@ -5,7 +5,6 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::ca::Intent;
 use crate::ca::LedgerFault;
 use crate::ca::PortFuture;
 use crate::ca::device_pattern::DevicePattern;
@@ -132,31 +131,30 @@ pub enum OrderRefusal {
 }
 
 impl WorkOrder {
-    /// Whether the intent is one that was ordered; time and quantity are the ledger's.
-    pub fn admits(&self, intent: &Intent) -> Result<(), OrderRefusal> {
-        if !self.stations.is_empty() && !self.stations.contains(&intent.principal) {
+    /// Whether it is for this principal, profile and device; time and quantity are the ledger's.
+    pub fn admits(&self, who: &str, profile: &str, device: &str) -> Result<(), OrderRefusal> {
+        if !self.stations.is_empty() && !self.stations.iter().any(|name| name == who) {
             return Err(OrderRefusal::Station(self.name.clone()));
         }
         let mut violations = Vec::new();
-        if self.profile != intent.profile {
+        if self.profile != profile {
             violations.push(Violation {
                 rule: "order-profile",
                 attribute: None,
                 detail: format!("the order is for profile `{}`", self.profile),
             });
         }
-        if let Some((first, last)) = &self.devices {
-            let device = &intent.device;
-            if device.len() != first.len() || !(first..=last).contains(&device) {
-                violations.push(Violation {
-                    rule: "order-device",
-                    attribute: None,
-                    detail: format!("the order is for devices `{first}` to `{last}`"),
-                });
-            }
+        if let Some((first, last)) = &self.devices
+            && (device.len() != first.len() || !(first.as_str()..=last.as_str()).contains(&device))
+        {
+            violations.push(Violation {
+                rule: "order-device",
+                attribute: None,
+                detail: format!("the order is for devices `{first}` to `{last}`"),
+            });
         }
         if let Some(pattern) = &self.device_pattern
-            && !pattern.matches(&intent.device)
+            && !pattern.matches(device)
         {
             violations.push(Violation {
                 rule: "order-device",

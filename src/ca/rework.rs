@@ -12,6 +12,7 @@ use crate::ca::Principal;
 use crate::ca::Rework;
 use crate::ca::Status;
 use crate::ca::error::IssueError;
+use crate::ca::issue::DeviceKey;
 use crate::ca::issue::IssueRequest;
 use crate::ca::issue::IssuedCertificate;
 use crate::ca::issue::Reworked;
@@ -56,6 +57,8 @@ impl Ca {
         request: ReworkRequest,
     ) -> Result<IssuedCertificate, ReworkError> {
         let start = Instant::now();
+        let request_key = DeviceKey::Request(request.csr);
+        let _passing = self.line.pass(&request_key);
         let old = self
             .device_for(principal, request.serial_number, Deed::Rework)
             .await?;
@@ -77,7 +80,7 @@ impl Ca {
         };
         let request = IssueRequest {
             profile: old.intent.profile,
-            csr: request.csr,
+            key: request_key,
             subject: Some(subject),
             order: old.intent.order,
             idempotency_key: request.idempotency_key,

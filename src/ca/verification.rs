@@ -13,6 +13,7 @@ use openssl::sha::sha256;
 
 use crate::ca::Ca;
 use crate::ca::Intent;
+use crate::ca::KeyOrigin;
 use crate::ca::LedgerFault;
 use crate::ca::Principal;
 use crate::ca::error::IssueError;
@@ -104,6 +105,7 @@ impl Ca {
             subject: code.subject().clone(),
             thing_name: None,
             spki_sha256: key.sha256(),
+            key_origin: KeyOrigin::Made,
             validity,
             tbs: tbs.to_be_signed().to_vec(),
             rework: None,

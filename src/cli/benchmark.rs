@@ -1,4 +1,6 @@
-//! `benchmark hsm|line`: measured, never timed in tests.
+//! `benchmark hsm|line|batch`: measured, never timed in tests.
+
+pub mod batch;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -37,6 +39,8 @@ pub enum BenchmarkCommand {
     Hsm(HsmArguments),
     /// Play stations over mTLS against the running service, a fresh device each request.
     Line(LineArguments),
+    /// Have the running service make a batch, with keys that nobody will read, to its closed package.
+    Batch(batch::BatchArguments),
 }
 
 /// `benchmark hsm`
@@ -78,6 +82,7 @@ pub fn run(global: &Global, command: &BenchmarkCommand) -> Outcome {
     match command {
         BenchmarkCommand::Hsm(arguments) => hsm(global, arguments),
         BenchmarkCommand::Line(arguments) => line(global, arguments),
+        BenchmarkCommand::Batch(arguments) => batch::run(global, arguments),
     }
 }
 

@@ -311,7 +311,7 @@ pub(super) fn ask(
 }
 
 /// The service's problem as this command's failure.
-fn refused(status: u16, problem: &Value) -> Failure {
+pub(super) fn refused(status: u16, problem: &Value) -> Failure {
     let code = match status {
         404 => Failure::NOT_FOUND,
         503 => Failure::DEPENDENCY,
@@ -374,7 +374,8 @@ pub(super) fn print(global: &Global, answer: &Answer, format: Format) -> Outcome
     Ok(())
 }
 
-fn pairs(given: &[String]) -> Result<BTreeMap<String, String>, Failure> {
+/// Each `NAME=VALUE`; anything else is a usage error.
+pub(super) fn pairs(given: &[String]) -> Result<BTreeMap<String, String>, Failure> {
     let split = |pair: &String| {
         pair.split_once('=')
             .map(|(name, value)| (name.to_owned(), value.to_owned()))

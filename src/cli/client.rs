@@ -6,17 +6,22 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Either, Full, StreamBody};
+use hyper::body::{Bytes, Frame, Incoming};
 use hyper::client::conn::http1;
 use hyper::{HeaderMap, Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use openssl::ssl::{SslConnector, SslFiletype, SslMethod};
+use tokio::fs::File;
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio_openssl::SslStream;
 
 /// Time to connect, handshake included, and for one answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// Octets of a file that are sent at a time.
+const PIECE_LENGTH: usize = 64 * 1024;
 
 /// Which service, and as whom. In a development world `.dev/env` answers all of it.
 #[derive(Args, Clone)]
@@ -30,7 +35,7 @@ pub struct Connect {
     )]
     pub url: Uri,
     /// Client certificate, PEM. Without it: `clients/station-01.pem` beside the configuration, or
-    /// `clients/administrator.pem` for what only an administrator may do.
+    /// `clients/operator.pem` and `clients/administrator.pem` for what only they may do.
     #[arg(long, env = "CERTFACTORY_CLIENT_CERTIFICATE")]
     pub client_certificate: Option<PathBuf>,
     /// Client key, PEM. Without it: the certificate's name with `.key`.
@@ -61,10 +66,35 @@ pub struct Answer {
     pub body: Bytes,
 }
 
+/// What a request carries: octets at hand, which cost nothing more, or a file, read as it is sent.
+pub struct RequestBody(Sent);
+
+type Sent = Either<Full<Bytes>, UnsyncBoxBody<Bytes, std::io::Error>>;
+
+impl RequestBody {
+    /// A file from where it stands to its end. Say its `content-length` beside it.
+    pub fn file(file: File) -> Self {
+        let pieces = futures_util::stream::try_unfold(file, |mut file| async {
+            let mut piece = Vec::with_capacity(PIECE_LENGTH);
+            let length = file.read_buf(&mut piece).await?;
+            Ok((length > 0).then(|| (Frame::data(Bytes::from(piece)), file)))
+        });
+        Self(Either::Right(StreamBody::new(pieces).boxed_unsync()))
+    }
+}
+
+impl From<Bytes> for RequestBody {
+    fn from(octets: Bytes) -> Self {
+        Self(Either::Left(Full::new(octets)))
+    }
+}
+
 /// An answer whose body is still coming.
 pub struct Stream {
     /// HTTP status.
     pub status: StatusCode,
+    /// Headers.
+    pub headers: HeaderMap,
     body: Incoming,
 }
 
@@ -97,7 +127,7 @@ pub struct Client {
 
 /// One connection, one request at a time.
 pub struct Connection {
-    sender: http1::SendRequest<Full<Bytes>>,
+    sender: http1::SendRequest<Sent>,
     authority: String,
 }
 
@@ -189,6 +219,19 @@ impl Connection {
         headers: &[(&str, &str)],
         body: Bytes,
     ) -> anyhow::Result<Answer> {
+        self.send_within(TIMEOUT, method, path, headers, body.into())
+            .await
+    }
+
+    /// The same, where the body is long or the service has much to do before it answers.
+    pub async fn send_within(
+        &mut self,
+        limit: Duration,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: RequestBody,
+    ) -> anyhow::Result<Answer> {
         let request = self.request(method, path, headers, body)?;
         let exchange = async {
             self.sender.ready().await?;
@@ -200,20 +243,20 @@ impl Connection {
                 body,
             })
         };
-        tokio::time::timeout(TIMEOUT, exchange)
+        tokio::time::timeout(limit, exchange)
             .await
             .context("the service did not answer in time")?
     }
 
     /// Asks for something long: the answer's body is taken piece by piece.
-    pub async fn stream(&mut self, path: &str, accept: &str) -> anyhow::Result<Stream> {
-        let headers = [("accept", accept)];
-        let request = self.request(Method::GET, path, &headers, Bytes::new())?;
+    pub async fn stream(&mut self, path: &str, headers: &[(&str, &str)]) -> anyhow::Result<Stream> {
+        let request = self.request(Method::GET, path, headers, Bytes::new().into())?;
         let exchange = async {
             self.sender.ready().await?;
             let (head, body) = self.sender.send_request(request).await?.into_parts();
             anyhow::Ok(Stream {
                 status: head.status,
+                headers: head.headers,
                 body,
             })
         };
@@ -227,8 +270,8 @@ impl Connection {
         method: Method,
         path: &str,
         headers: &[(&str, &str)],
-        body: Bytes,
-    ) -> anyhow::Result<Request<Full<Bytes>>> {
+        body: RequestBody,
+    ) -> anyhow::Result<Request<Sent>> {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
@@ -236,6 +279,6 @@ impl Connection {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        Ok(request.body(Full::new(body))?)
+        Ok(request.body(body.0)?)
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::app::App;
+use crate::app::privacy;
 use crate::cli::Failure;
 use crate::cli::Global;
 use crate::cli::Outcome;
@@ -28,6 +29,7 @@ pub fn run(global: &Global) -> Outcome {
         LogFormat::Text => Some(false),
     };
     let log = telemetry::start(&config.raw.log.level, json).map_err(anyhow::Error::from_boxed)?;
+    privacy::keep_memory_private();
     let runtime = crate::cli::runtime()?;
     runtime.block_on(async {
         // Before anything else: a signal during the start must not be lost.

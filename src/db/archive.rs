@@ -241,9 +241,10 @@ fn query(filter: &SearchFilter, limit: i64, cursor: Option<Uuid>) -> QueryBuilde
         sql.push(" AND o.fingerprint = ")
             .push_bind(fingerprint.to_vec());
     }
-    if filter.batch.is_some() {
-        // There are no batches yet, so nothing is in one.
-        sql.push(" AND false");
+    if let Some(batch) = filter.batch {
+        sql.push(" AND o.intent_id IN (SELECT unnest(k.intent_ids) FROM batch_chunk k WHERE k.batch_id = ")
+            .push_bind(batch)
+            .push(")");
     }
     match filter.status {
         None => {}

@@ -355,7 +355,7 @@ fn one(answer: OrderAnswer) -> Result<Option<OrderState>, LedgerFault> {
 
 /// Does what is long and rare on a connection of its own, so that no lane waits for it; in a task
 /// of its own, so that a caller who leaves does not cut a transaction in two.
-fn aside<T, W>(
+pub(super) fn aside<T, W>(
     options: PgConnectOptions,
     work: impl FnOnce(PgConnection) -> W + Send + 'static,
 ) -> PortFuture<'static, Result<T, LedgerFault>>
@@ -446,6 +446,6 @@ impl Ledger for PgLedger {
     }
 }
 
-fn mixed_up() -> LedgerFault {
+pub(super) fn mixed_up() -> LedgerFault {
     LedgerFault::Unavailable("a lane mixed up its answers".to_owned())
 }

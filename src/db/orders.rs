@@ -407,7 +407,8 @@ impl Locked {
             .rooms
             .get(name)
             .ok_or_else(|| OrderRefusal::Unknown(name.clone()))?;
-        room.order.admits(intent)?;
+        room.order
+            .admits(&intent.principal, &intent.profile, &intent.device)?;
         if let Some(listed) = &room.listed
             && !listed.contains(&intent.device)
         {

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::ca::Claim;
 use crate::ca::Intent;
+use crate::ca::KeyOrigin;
 use crate::ca::LedgerFault;
 use crate::ca::Prior;
 use crate::ca::Reservation;
@@ -25,13 +26,13 @@ use crate::pki::tbs::LeafKind;
 /// One statement, so one round trip and one transaction. A claim that is taken leaves its row out
 /// of `admitted`, and with it out of the other two tables.
 ///
-/// Each kind has its own, which names the kind in its text, so that a line's devices carry nothing
-/// for the sake of the few certificates that are no device's.
+/// Each kind has its own, which names the kind and the key's origin in its text, so that a line's
+/// devices carry nothing for the sake of the others.
 macro_rules! admit {
-    ($kind:literal) => {
-        admit!($kind, "", "", "")
+    ($kind:literal, $key_origin:literal) => {
+        admit!($kind, $key_origin, "", "", "")
     };
-    ($kind:literal, $arrays:literal, $columns:literal, $claimed:literal) => {
+    ($kind:literal, $key_origin:literal, $arrays:literal, $columns:literal, $claimed:literal) => {
         concat!(
             "
     WITH batch AS (
@@ -60,7 +61,8 @@ macro_rules! admit {
     ), stored AS (
         INSERT INTO intent (intent_id, serial_number, issuer, profile, profile_sha256, principal,
                             idempotency_key, request_sha256, work_order, device, slot, subject,
-                            thing_name, spki_sha256, not_before, not_after, tbs, kind",
+                            thing_name, spki_sha256, not_before, not_after, tbs, kind,
+                            key_origin",
             $columns,
             ")
         SELECT b.intent_id, b.serial_number, b.issuer, b.profile, b.profile_sha256, b.principal,
@@ -68,6 +70,8 @@ macro_rules! admit {
                b.subject::jsonb, b.thing_name, b.spki_sha256, b.not_before, b.not_after, b.tbs,
                '",
             $kind,
+            "', '",
+            $key_origin,
             "'",
             $columns,
             "
@@ -81,11 +85,14 @@ macro_rules! admit {
         )
     };
 }
-const ADMIT_DEVICES: &str = admit!("device");
-const ADMIT_VERIFICATIONS: &str = admit!("verification");
-const ADMIT_STATIONS: &str = admit!("station");
+const ADMIT_DEVICES: &str = admit!("device", "csr");
+const ADMIT_MADE_KEYS: &str = admit!("device", "made");
+const ADMIT_BARE_KEYS: &str = admit!("device", "public-key");
+const ADMIT_VERIFICATIONS: &str = admit!("verification", "made");
+const ADMIT_STATIONS: &str = admit!("station", "csr");
 const ADMIT_REWORKS: &str = admit!(
     "device",
+    "csr",
     ", $18::uuid[], $19::smallint[], $20::text[]",
     ", supersedes, generation, rework_reason",
     ", supersedes"
@@ -95,6 +102,8 @@ const ADMIT_REWORKS: &str = admit!(
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Sort {
     Device,
+    MadeKey,
+    BareKey,
     Rework,
     Verification,
     Station,
@@ -102,17 +111,21 @@ enum Sort {
 
 impl Sort {
     fn of(intent: &Intent) -> Self {
-        match (intent.kind, &intent.rework) {
-            (LeafKind::Verification, _) => Self::Verification,
-            (LeafKind::Station, _) => Self::Station,
-            (LeafKind::Device, Some(_)) => Self::Rework,
-            (LeafKind::Device, None) => Self::Device,
+        match (intent.kind, &intent.rework, intent.key_origin) {
+            (LeafKind::Verification, _, _) => Self::Verification,
+            (LeafKind::Station, _, _) => Self::Station,
+            (LeafKind::Device, Some(_), _) => Self::Rework,
+            (LeafKind::Device, None, KeyOrigin::Request) => Self::Device,
+            (LeafKind::Device, None, KeyOrigin::Made) => Self::MadeKey,
+            (LeafKind::Device, None, KeyOrigin::PublicKey) => Self::BareKey,
         }
     }
 
     fn statement(self) -> &'static str {
         match self {
             Self::Device => ADMIT_DEVICES,
+            Self::MadeKey => ADMIT_MADE_KEYS,
+            Self::BareKey => ADMIT_BARE_KEYS,
             Self::Rework => ADMIT_REWORKS,
             Self::Verification => ADMIT_VERIFICATIONS,
             Self::Station => ADMIT_STATIONS,

@@ -10,6 +10,7 @@ use sqlx::types::Json;
 
 use crate::ca::CertificateRecord;
 use crate::ca::Intent;
+use crate::ca::KeyOrigin;
 use crate::ca::Rework;
 use crate::ca::Status;
 use crate::pki::name::AttributeType;
@@ -23,7 +24,7 @@ macro_rules! intent_columns {
     () => {
         "i.intent_id, i.kind, i.serial_number, i.issuer, i.profile, i.profile_sha256, i.principal, \
          i.idempotency_key, i.request_sha256, i.work_order, i.device, i.slot, i.subject, \
-         i.thing_name, i.spki_sha256, i.not_before, i.not_after, i.tbs, \
+         i.thing_name, i.spki_sha256, i.key_origin, i.not_before, i.not_after, i.tbs, \
          i.supersedes, i.generation, i.rework_reason, \
          (SELECT c.serial_number FROM claim c WHERE c.intent_id = i.supersedes) AS superseded"
     };
@@ -68,6 +69,8 @@ pub(super) fn intent(row: &PgRow) -> Result<Intent, sqlx::Error> {
         subject: subject(row)?,
         thing_name: row.try_get("thing_name")?,
         spki_sha256: row.try_get("spki_sha256")?,
+        key_origin: KeyOrigin::from_word(row.try_get("key_origin")?)
+            .ok_or_else(|| unreadable("key origin"))?,
         validity: Validity {
             not_before: row.try_get("not_before")?,
             not_after: row.try_get("not_after")?,

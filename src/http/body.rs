@@ -15,6 +15,7 @@ use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
 
 use crate::ca::Role;
+use crate::http::batches;
 use crate::http::certificates::printable;
 use crate::http::orders;
 use crate::http::principal::role;
@@ -34,10 +35,13 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// The body of a request, or why there is none that can be used.
 pub struct Body(pub Result<Bytes, Problem>);
 
-/// Takes the body of a request for `route`.
+/// Takes the body of a request for `route`, but for an operator's list of a batch, which streams.
 pub async fn take(request: &mut ServiceRequest, route: &str) -> Body {
     let is_list = route == orders::DEVICES && role(request.request()) == Some(Role::Operator);
     let length_max = if is_list { LIST_LENGTH_MAX } else { LENGTH_MAX };
+    if route == batches::devices::ROUTE && role(request.request()) == Some(Role::Operator) {
+        return Body(Err(internal("the list is read by who takes it")));
+    }
     let payload = request.take_payload();
     if matches!(payload, Payload::None) {
         return Body(Ok(Bytes::new()));

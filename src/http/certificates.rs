@@ -25,6 +25,7 @@ use crate::ca::CertificateRecord;
 use crate::ca::Intent;
 use crate::ca::Principal;
 use crate::ca::Role;
+use crate::ca::issue::DeviceKey;
 use crate::ca::issue::IssueRequest;
 use crate::ca::issue::IssuedCertificate;
 use crate::ca::life::REASON_LENGTH_MAX;
@@ -95,6 +96,9 @@ pub struct CertificateBody {
     device: String,
     /// Subject attributes by short name.
     subject: BTreeMap<&'static str, String>,
+    /// How its key came here: `csr`, in a request that it signed; `public-key`, bare, on a batch's
+    /// list; `made`, here.
+    key_origin: &'static str,
     /// The thing AWS IoT makes of the device at its first connection.
     thing_name: Option<String>,
     /// RFC 3339.
@@ -275,7 +279,7 @@ fn command(request: &HttpRequest, deadline: Instant) -> Result<IssueRequest, Pro
     }
     Ok(IssueRequest {
         profile,
-        csr,
+        key: DeviceKey::Request(csr),
         subject,
         order,
         idempotency_key,
@@ -381,6 +385,7 @@ impl CertificateBody {
                 .iter()
                 .map(|(kind, value)| (kind.short_name(), value.to_owned()))
                 .collect(),
+            key_origin: intent.key_origin.as_str(),
             thing_name: intent.thing_name.clone(),
             not_before: rfc3339(intent.validity.not_before),
             not_after: rfc3339(intent.validity.not_after),

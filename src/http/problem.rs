@@ -82,6 +82,9 @@ slugs! {
     TicketWidened = "ticket-widened", CONFLICT, "The ticket would change a work order";
     OrderOpen = "order-open", CONFLICT, "The work order is not closed";
     DeviceListLate = "device-list-late", CONFLICT, "The work order takes no device list any more";
+    BatchNotReady = "batch-not-ready", CONFLICT, "The batch has no package yet";
+    BatchState = "batch-state", CONFLICT, "The batch is past it";
+    BatchElsewhere = "batch-elsewhere", SERVICE_UNAVAILABLE, "The package lies with another replica";
     ReworkConflict = "rework-conflict", CONFLICT, "The rework does not fit the device's state";
     Gone = "gone", GONE, "It is no longer here";
     PayloadTooLarge = "payload-too-large", PAYLOAD_TOO_LARGE, "The body is too large";
@@ -110,6 +113,7 @@ slugs! {
     Validity = "validity", UNPROCESSABLE_ENTITY, "The validity cannot be given";
     IdempotencyKeyReused = "idempotency-key-reused", UNPROCESSABLE_ENTITY, "The idempotency key was used for another request";
     PrivateKeySubmitted = "private-key-submitted", UNPROCESSABLE_ENTITY, "The request contains a private key";
+    BatchRefused = "batch-refused", UNPROCESSABLE_ENTITY, "The batch's devices cannot all be certified";
     RecipientKey = "recipient-key", UNPROCESSABLE_ENTITY, "The recipient's key cannot be used";
     RateLimited = "rate-limited", TOO_MANY_REQUESTS, "Too many requests";
     Internal = "internal", INTERNAL_SERVER_ERROR, "The service is at fault";
@@ -222,6 +226,7 @@ impl Problem {
             | Slug::Overloaded
             | Slug::HsmUnavailable
             | Slug::DatabaseUnavailable => Some(1),
+            Slug::BatchElsewhere => Some(5),
             Slug::ClockUntrusted | Slug::IssuerExpired => Some(60),
             _ => None,
         }

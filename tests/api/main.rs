@@ -16,6 +16,8 @@ mod load;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod batch_lists;
+mod batches;
 mod crl;
 mod device_lists;
 mod devices;

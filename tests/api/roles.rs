@@ -47,6 +47,16 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("post", "/v1/orders/{name}/devices", "nynn n"),
     ("get", "/v1/orders/{name}/report", "nyyy n"),
     ("post", "/v1/orders/tickets", "nynn n"),
+    ("get", "/v1/batches", "nyyy n"),
+    ("post", "/v1/batches", "nynn n"),
+    ("get", "/v1/batches/{id}", "nyyy n"),
+    ("post", "/v1/batches/{id}/devices", "nynn n"),
+    ("get", "/v1/batches/{id}/events", "nyyy n"),
+    ("get", "/v1/batches/{id}/package", "nynn n"),
+    ("post", "/v1/batches/{id}/pause", "nynn n"),
+    ("post", "/v1/batches/{id}/resume", "nynn n"),
+    ("post", "/v1/batches/{id}/cancellation", "nynn n"),
+    ("post", "/v1/batches/{id}/confirmation", "nynn n"),
     ("get", "/v1/stations", "nnyy n"),
     ("post", "/v1/stations", "nnny n"),
     ("get", "/v1/stations/{name}", "nnyy n"),
@@ -99,7 +109,7 @@ fn every_route_lets_in_the_roles_of_the_table_and_no_other() {
             let answer = ask(world, &world.client(name), method, path);
             let at = format!("{method} {path} as {name}: {answer:?}");
             match may {
-                'y' => assert!(!matches!(answer.status, 401 | 403), "{at}"),
+                'y' => assert!(!matches!(answer.status, 401 | 403 | 500..), "{at}"),
                 'n' => {
                     assert_eq!(answer.status, 403, "{at}");
                     assert_eq!(answer.slug(), "forbidden", "{at}");

@@ -30,6 +30,7 @@ use prometheus::Registry;
 use uuid::Uuid;
 
 use certfactory::ca::Intent;
+use certfactory::ca::KeyOrigin;
 use certfactory::ca::Ledger;
 use certfactory::ca::Reservation;
 use certfactory::ca::life::LifeBook;
@@ -90,6 +91,7 @@ pub fn intent_for(device: &str) -> Intent {
         slot: "identity".into(),
         thing_name: Some(device.into()),
         spki_sha256: sha256(id.as_bytes()),
+        key_origin: KeyOrigin::Request,
         validity,
         tbs: tbs(serial_number, validity, &subject)
             .to_be_signed()
@@ -115,6 +117,7 @@ pub fn verification() -> Intent {
         TbsCertificate::verification(issuer, serial_number, validity, &code, device_key).unwrap();
     Intent {
         kind: LeafKind::Verification,
+        key_origin: KeyOrigin::Made,
         serial_number,
         profile: certfactory::ca::verification::PROFILE.into(),
         principal: "administrator".into(),

@@ -178,6 +178,18 @@ impl World {
         self.postgres("psql", &printed).trim().to_owned()
     }
 
+    /// The same, where it must not work; what is said of it.
+    pub fn sql_fails(&self, sql: &str) -> String {
+        let output = Command::new("psql")
+            .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-h"])
+            .arg(std::fs::canonicalize(self.dir.join("postgres")).unwrap())
+            .args(["-d", "certfactory", "-c", sql])
+            .output()
+            .unwrap();
+        assert!(!output.status.success(), "it works: {sql}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+
     /// A program of PostgreSQL's clients, as the cluster's superuser; what it prints.
     pub fn postgres(&self, program: &str, arguments: &[&str]) -> String {
         let output = Command::new(program)

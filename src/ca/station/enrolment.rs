@@ -9,6 +9,7 @@ use secrecy::SecretString;
 
 use crate::ca::Ca;
 use crate::ca::Intent;
+use crate::ca::KeyOrigin;
 use crate::ca::LedgerFault;
 use crate::ca::Principal;
 use crate::ca::error::IssueError;
@@ -159,6 +160,7 @@ impl Ca {
             subject,
             thing_name: None,
             spki_sha256,
+            key_origin: KeyOrigin::Request,
             validity,
             tbs: tbs.to_be_signed().to_vec(),
             rework: None,

@@ -108,6 +108,7 @@ impl World {
             "clients",
             "issuers",
             "head-office",
+            "batches",
             "profiles",
             "softhsm/tokens",
             "log",
@@ -215,6 +216,9 @@ public_key = "head-office/ticket.pem"
 [issuance]
 profiles = "profiles"
 
+[batches]
+directory = "batches"
+
 # Here one key plays all the stations of a line.
 [limits]
 station_requests_per_second = 0
@@ -230,7 +234,7 @@ station_requests_at_once = 0
         );
         std::fs::write(self.dir.join("config.toml"), configuration)?;
         let environment = format!(
-            "export CERTFACTORY_CONFIG='{dir}/config.toml' CERTFACTORY_URL='https://{api}' CERTFACTORY_CA='{dir}/tls/ca.pem' CERTFACTORY_CLIENT_CERTIFICATE='{dir}/clients/station-01.pem' SOFTHSM2_CONF='{softhsm}'\n",
+            "export CERTFACTORY_CONFIG='{dir}/config.toml' CERTFACTORY_URL='https://{api}' CERTFACTORY_CA='{dir}/tls/ca.pem' SOFTHSM2_CONF='{softhsm}'\n",
             api = self.api,
             softhsm = softhsm_conf(&self.dir).display(),
         );

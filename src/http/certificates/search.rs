@@ -275,23 +275,22 @@ impl SearchQuery {
                             .ok_or_else(|| invalid(&name, "must be 32 hexadecimal digits"))?,
                     );
                 }
-                "fingerprint" => {
-                    filter.fingerprint = Some(
-                        parse_hex(&value)
-                            .ok_or_else(|| invalid(&name, "must be 64 hexadecimal digits"))?,
-                    );
-                }
-                "spki" => {
-                    filter.spki = Some(
-                        parse_hex(&value)
-                            .ok_or_else(|| invalid(&name, "must be 64 hexadecimal digits"))?,
-                    );
+                "fingerprint" | "spki" => {
+                    let digest = parse_hex(&value)
+                        .ok_or_else(|| invalid(&name, "must be 64 hexadecimal digits"))?;
+                    match &*name {
+                        "spki" => filter.spki = Some(digest),
+                        _ => filter.fingerprint = Some(digest),
+                    }
                 }
                 "profile" => filter.profile = Some(value),
                 "issuer" => filter.issuer = Some(value),
                 "station" => filter.station = Some(value),
                 "order" => filter.order = Some(value),
-                "batch" => filter.batch = Some(value),
+                "batch" => {
+                    let id = Uuid::parse_str(&value).ok();
+                    filter.batch = Some(id.ok_or_else(|| invalid(&name, "must be a batch's id"))?);
+                }
                 "status" => {
                     let words = "must be issued, confirmed, superseded, revoked or scrapped";
                     let status = Status::from_word(&value).ok_or_else(|| invalid(&name, words))?;
