@@ -32,9 +32,10 @@ use crate::pki::serial::SerialNumber;
 
 /// When one row is given up for this time. The queues before it are long.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// Rows of a chunk on their way at once, and the same while the line is at work.
+/// Rows of a chunk on their way at once, and the same while the line is at work. A replica works on
+/// a few chunks.
 const WIDTH: usize = 256;
-const WIDTH_BESIDE_THE_LINE: usize = 4;
+const WIDTH_BESIDE_THE_LINE: usize = 1;
 /// How often it is looked whether the line is still at work.
 const PAUSE: Duration = Duration::from_millis(20);
 
