@@ -79,7 +79,7 @@ struct DevicesArguments {
     #[arg(long, default_value_t = 1, requires = "count")]
     start: u64,
     /// Attribute of their subjects, `CN=lamp-{seq:08}`, where `{seq:08}` is a device's number in eight
-    /// digits; may be repeated. Without it, of what the profile requires: CN=<profile>-{seq:08},
+    /// digits; may be repeated. Without it, of what the profile requires: CN=PROFILE-{seq:08},
     /// serialNumber=SN{seq:08}, and C as `--country` says.
     #[arg(
         long = "subject",

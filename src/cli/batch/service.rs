@@ -47,7 +47,7 @@ pub fn away(error: impl Into<anyhow::Error>) -> Failure {
     Failure::new(Failure::DEPENDENCY, error)
 }
 
-/// Repeats what fails for the time being, for [`PATIENCE`].
+/// Repeats what fails for the time being, for half a minute.
 pub async fn patiently<T>(mut call: impl AsyncFnMut() -> Result<T, Failure>) -> Result<T, Failure> {
     let end = Instant::now() + PATIENCE;
     let (mut wait, longest) = WAITS;
