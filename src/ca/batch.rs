@@ -364,14 +364,15 @@ pub trait BatchBook: Send + Sync {
     /// Leases the next chunk to be worked on, to the replica of this instance octet.
     fn lease(&self, instance: u8) -> PortFuture<'_, Result<Option<(Batch, Chunk)>, LedgerFault>>;
 
-    /// Fixes a chunk's keys, unless they are; answers with those that are.
+    /// Fixes a chunk's keys while its batch runs, unless they are fixed; answers with those that
+    /// are. `None`: the batch was paused or cancelled before.
     fn begin(
         &self,
         id: Uuid,
         number: i32,
         public_keys: Vec<Vec<u8>>,
         envelopes: Vec<Vec<u8>>,
-    ) -> PortFuture<'_, Result<Vec<Vec<u8>>, LedgerFault>>;
+    ) -> PortFuture<'_, Result<Option<Vec<Vec<u8>>>, LedgerFault>>;
 
     /// Keeps the leases of chunks and packages that this replica works on.
     fn keep(

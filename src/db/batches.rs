@@ -78,10 +78,13 @@ const LEASE: &str = "UPDATE batch_chunk c
     WHERE c.batch_id = n.batch_id AND c.number = n.number
     RETURNING c.*";
 
-/// The compare-and-swap after which a device has one key, for ever.
-const BEGIN: &str = "UPDATE batch_chunk
+/// The compare-and-swap after which a device has one key, for ever. Under the batch's lock: what is
+/// begun is begun before a cancellation, which then waits for its end, or never.
+const BEGIN: &str = "WITH running AS (
+        SELECT batch_id FROM batch WHERE batch_id = $1 AND state = 'running' FOR SHARE)
+    UPDATE batch_chunk
     SET begun_at = statement_timestamp(), public_keys = $3, envelopes = $4
-    WHERE batch_id = $1 AND number = $2 AND begun_at IS NULL";
+    WHERE batch_id = (SELECT r.batch_id FROM running r) AND number = $2 AND begun_at IS NULL";
 const KEYS: &str = "SELECT public_keys FROM batch_chunk
     WHERE batch_id = $1 AND number = $2 AND begun_at IS NOT NULL";
 
@@ -145,7 +148,7 @@ pub(super) enum BatchAnswer {
     Created(Created),
     Batches(Vec<Batch>),
     Leased(Option<Box<(Batch, Chunk)>>),
-    Keys(Vec<Vec<u8>>),
+    Keys(Option<Vec<Vec<u8>>>),
     DoneChunk(Option<Box<DoneChunk>>),
     Expired(Vec<Uuid>),
     Done,
@@ -203,7 +206,7 @@ impl BatchJob {
                 let envelopes = Some(envelopes).filter(|envelopes| !envelopes.is_empty());
                 swap.bind(envelopes).execute(&mut *connection).await?;
                 let keys = sqlx::query_scalar(KEYS).bind(id).bind(number);
-                BatchAnswer::Keys(keys.fetch_one(connection).await?)
+                BatchAnswer::Keys(keys.fetch_optional(connection).await?)
             }
             Self::Keep(instance, chunks, package) => {
                 let (ids, numbers): (Vec<Uuid>, Vec<i32>) = chunks.iter().copied().unzip();

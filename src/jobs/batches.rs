@@ -159,6 +159,10 @@ impl BatchRunner {
                     .ok();
                 tokio::time::sleep(RETRY).await;
             }
+            Err(Stop::NotBegun) => {
+                let released = self.ca.batches.release(batch.id, chunk.number, 0);
+                released.await.ok();
+            }
             Err(Stop::Pause(reason)) => {
                 tracing::error!(batch = %batch.id, chunk = chunk.number, reason, "a batch is paused");
                 self.ca

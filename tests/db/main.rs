@@ -14,6 +14,7 @@
 mod postgres;
 
 mod archive;
+mod batches;
 mod crls;
 mod fault;
 mod fixture;

@@ -46,6 +46,8 @@ pub enum Stop {
     Later(String),
     /// What concerns the whole batch and does not pass by itself.
     Pause(String),
+    /// The batch was paused or cancelled before the chunk was begun: nothing of it exists.
+    NotBegun,
 }
 
 impl Ca {
@@ -168,7 +170,9 @@ impl Ca {
         let begun = self
             .batches
             .begin(batch.id, chunk.number, public_keys, envelopes);
-        begun.await.map_err(|fault| Stop::Later(fault.to_string()))
+        let fixed = begun.await;
+        let fixed = fixed.map_err(|fault| Stop::Later(fault.to_string()))?;
+        fixed.ok_or(Stop::NotBegun)
     }
 
     async fn make_keys(&self, order: KeyOrder, devices: Vec<String>) -> Result<SealedKeys, Stop> {

@@ -135,7 +135,7 @@ impl BatchBook for PgBatches {
         number: i32,
         public_keys: Vec<Vec<u8>>,
         envelopes: Vec<Vec<u8>>,
-    ) -> PortFuture<'_, Result<Vec<Vec<u8>>, LedgerFault>> {
+    ) -> PortFuture<'_, Result<Option<Vec<Vec<u8>>>, LedgerFault>> {
         Box::pin(async move {
             let job = BatchJob::Begin(id, number, public_keys, envelopes);
             match self.ask(job).await? {
