@@ -84,14 +84,6 @@ impl Desk {
         match self.try_open(module, level) {
             Ok(()) => {
                 self.needs = None;
-                if self.opened_before {
-                    let label = if level == Level::Token {
-                        "login"
-                    } else {
-                        "module"
-                    };
-                    self.token.metrics.reopens.with_label_values(&[label]).inc();
-                }
                 self.opened_before = true;
                 tracing::info!(hsm = %self.token.config.name, token = %self.token.config.token_label, "HSM token is open");
             }
@@ -140,6 +132,8 @@ impl Desk {
         self.generation = generation;
         let (close, closed) = crossbeam_channel::bounded(0);
         self.closed = Some(close);
+        // before the gate: whoever got a signature after a recovery finds the recovery counted
+        self.count_reopening(level);
         self.token.open_gate(Opening {
             generation,
             module: Arc::clone(module),
@@ -147,6 +141,17 @@ impl Desk {
             closed,
         });
         Ok(())
+    }
+
+    fn count_reopening(&self, level: Level) {
+        if self.opened_before {
+            let label = if level == Level::Token {
+                "login"
+            } else {
+                "module"
+            };
+            self.token.metrics.reopens.with_label_values(&[label]).inc();
+        }
     }
 
     /// Ends the present opening: workers leave, the master session closes.
