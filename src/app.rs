@@ -1,6 +1,7 @@
 //! Composition root: `Config` → running service. The order of start and of shutdown is here.
 
 mod listener;
+mod log;
 pub mod privacy;
 mod repository;
 
@@ -27,6 +28,7 @@ use crate::ca::Signer;
 use crate::ca::clock::ClockWatch;
 use crate::ca::life::LifeBook;
 use crate::ca::line::Line;
+use crate::ca::log::LogBook;
 use crate::ca::order::OrderBook;
 use crate::ca::station::DailyCaps;
 use crate::ca::station::StationBook;
@@ -51,7 +53,9 @@ use crate::metrics::HsmMetrics;
 use crate::metrics::HttpMetrics;
 use crate::metrics::IssuanceMetrics;
 use crate::metrics::LedgerMetrics;
+use crate::metrics::LogMetrics;
 use crate::metrics::TlsMetrics;
+use crate::pki::entry::LOG_KEY_NAME;
 use crate::pki::key_policy::SignatureAlgorithm;
 use crate::pki::report;
 
@@ -113,6 +117,9 @@ impl App {
         let ledger_metrics = Arc::new(LedgerMetrics::new(&registry)?);
         let ledger = db::ledger::PgLedger::start(&database, &ledger_metrics)?;
         let batches = db::batches::PgBatches::start(&database, &ledger_metrics)?;
+        let log_book = db::log::PgLog::start(&database, &ledger_metrics)?;
+        let log_book: Arc<dyn LogBook> = Arc::new(log_book);
+        let log = log::open(&config, log_book.as_ref()).await?;
         let archive = Arc::new(db::archive::PgArchive::new(&database)?);
         // Of their own: no search, however slow, keeps a disabled station's row from being read.
         let watch = db::config::DbConfig {
@@ -152,6 +159,8 @@ impl App {
             daily_caps: DailyCaps::default(),
             line: Line::default(),
             batches: Arc::new(batches),
+            log_book,
+            log: Arc::clone(&log.watch),
             stations: config.raw.stations.as_ref().map(|section| StationIssuing {
                 issuer: section.issuer.clone(),
                 days: section.days,
@@ -164,6 +173,7 @@ impl App {
             metrics: issuance.clone(),
         });
 
+        log.follow(&config, &ca, Arc::new(LogMetrics::new(&registry)?));
         let principals = Data::new(Principals::default());
         principals.replace(
             ca.archive
@@ -241,6 +251,7 @@ impl App {
         if let Some(batches) = self.batches {
             batches.stop().await;
         }
+        self.ca.tell_stopped().await;
         let hsm = self.hsm;
         // The HSM's threads are joined; that must not hold up the runtime.
         tokio::task::spawn_blocking(move || hsm.shutdown())
@@ -459,7 +470,19 @@ pub fn token_configs(config: &Config) -> Vec<hsm::TokenConfig> {
                     spki_der: key.public_key.as_der().to_vec(),
                     algorithm: SignatureAlgorithm::EcdsaWithSha256,
                 });
-            token_config(section, pin.clone(), keys.chain(report_key).collect())
+            let signs_checkpoints = config.raw.audit.as_ref().map(|audit| &audit.log_key);
+            let log_key = signs_checkpoints
+                .zip(config.log_key.as_ref())
+                .filter(|(key, _)| key.hsm == section.name)
+                .map(|(section, key)| hsm::KeyConfig {
+                    issuer: LOG_KEY_NAME.to_owned(),
+                    label: section.key_label.clone(),
+                    id: None,
+                    spki_der: key.public_key.as_der().to_vec(),
+                    algorithm: SignatureAlgorithm::EcdsaWithSha256,
+                });
+            let keys = keys.chain(report_key).chain(log_key);
+            token_config(section, pin.clone(), keys.collect())
         })
         .collect()
 }

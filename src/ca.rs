@@ -13,6 +13,7 @@ pub mod error;
 pub mod issue;
 pub mod life;
 pub mod line;
+pub mod log;
 pub mod ocsp;
 pub mod order;
 pub mod recover;
@@ -32,6 +33,7 @@ use crate::pki::{
     certificate::{Signature, SignedCertificate},
     issuer::Issuer,
     name::Subject,
+    note::CheckpointToBeSigned,
     profile::Profile,
     report::{ReportKey, ReportToBeSigned},
     serial::{InstanceByte, SerialNumber},
@@ -60,6 +62,16 @@ pub trait Signer: Send + Sync {
     fn sign_report<'a>(
         &'a self,
         report: &'a ReportToBeSigned,
+        deadline: Instant,
+    ) -> PortFuture<'a, Result<Signature, SignerFault>>;
+
+    /// Signs a checkpoint with the one key that signs checkpoints and nothing else; ECDSA with
+    /// SHA-256.
+    ///
+    /// Returns by `deadline` whatever the HSM does. The signature is in X.509 form and not yet verified.
+    fn sign_checkpoint<'a>(
+        &'a self,
+        checkpoint: &'a CheckpointToBeSigned,
         deadline: Instant,
     ) -> PortFuture<'a, Result<Signature, SignerFault>>;
 
@@ -536,6 +548,10 @@ pub struct Ca {
     pub line: line::Line,
     /// The batches.
     pub batches: Arc<dyn batch::BatchBook>,
+    /// The log and its tree.
+    pub log_book: Arc<dyn log::LogBook>,
+    /// How far they are kept and proved.
+    pub log: Arc<log::LogWatch>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Whether it can be trusted.

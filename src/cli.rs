@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 4 refused by policy, 5 a dependency is down.
 
+pub mod audit;
 pub mod batch;
 pub mod benchmark;
 pub mod cert;
@@ -14,6 +15,7 @@ pub mod jitp;
 pub mod migrate;
 pub mod order;
 pub mod serve;
+pub mod signing_key;
 pub mod station;
 
 use std::io::Write;
@@ -77,6 +79,9 @@ enum Command {
     /// Batches: keys and certificates beforehand, through a running service.
     #[command(subcommand)]
     Batch(batch::BatchCommand),
+    /// The log of everything: checkpoints, copies, verification.
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// Stations and people, through a running service.
     #[command(subcommand)]
     Station(station::StationCommand),
@@ -141,6 +146,7 @@ pub fn run(arguments: Arguments) -> ! {
         Command::Cert(command) => cert::run(&global, &command),
         Command::Order(command) => order::run(&global, &command),
         Command::Batch(command) => batch::run(&global, &command),
+        Command::Audit(command) => audit::run(&global, &command),
         Command::Station(command) => station::run(&global, &command),
         Command::Jitp(command) => jitp::run(&global, &command),
         Command::Benchmark(command) => benchmark::run(&global, &command),

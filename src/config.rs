@@ -3,6 +3,8 @@
 //! Relative paths are relative to the configuration file. Secrets are never in it: PIN and
 //! password come from files of their own. All faults are reported at once.
 
+mod audit;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -15,8 +17,11 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
 use crate::pki::crl::shard_number;
+use crate::pki::entry::LOG_KEY_NAME;
 use crate::pki::issuer::Issuer;
 use crate::pki::jws::JwsKey;
+use crate::pki::key_policy::SubjectPublicKeyInfo;
+use crate::pki::note::VerifierKey;
 use crate::pki::ocsp::Responder;
 use crate::pki::profile::Profile;
 use crate::pki::report;
@@ -61,6 +66,9 @@ pub struct RawConfig {
     /// Batches; absent: none are taken here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batches: Option<BatchesSection>,
+    /// The log of all events: how it is signed, copied and witnessed; absent: it is only written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<AuditSection>,
     /// Logging.
     #[serde(default)]
     pub log: LogSection,
@@ -369,6 +377,67 @@ fn default_retention_days() -> u16 {
     30
 }
 
+/// `[audit]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub struct AuditSection {
+    /// The log's name, for ever: a URL without its scheme (C2SP tlog-checkpoint).
+    pub origin: String,
+    /// The key that signs checkpoints.
+    pub log_key: LogKeySection,
+    /// How often a checkpoint is made when there is news, 100 to 60000.
+    #[serde(default = "default_checkpoint_every_ms")]
+    pub checkpoint_every_ms: u64,
+    /// A file that always holds the newest checkpoint, on another disk or another machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint_file: Option<PathBuf>,
+    /// The second copy of the log; absent: there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub journal: Option<JournalSection>,
+    /// Witnesses, one entry each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub witness: Vec<WitnessSection>,
+    /// Hours after the last acknowledgement by a witness from which nothing is issued; absent: it
+    /// may be as old as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub witness_hours_max: Option<u32>,
+}
+
+fn default_checkpoint_every_ms() -> u64 {
+    1_000
+}
+
+/// `[audit.log_key]`: a P-256 key that signs checkpoints and nothing else.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub struct LogKeySection {
+    /// The `[[hsm]]` that holds it.
+    pub hsm: String,
+    /// `CKA_LABEL` of its private key.
+    pub key_label: String,
+    /// Its public half, PEM.
+    pub public_key: PathBuf,
+}
+
+/// `[audit.journal]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub struct JournalSection {
+    /// Where it is: on another disk than the database. Of this replica alone.
+    pub directory: PathBuf,
+}
+
+/// `[[audit.witness]]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub struct WitnessSection {
+    /// Its name in cosignatures.
+    pub name: String,
+    /// Where it takes checkpoints: `http://…` or `https://…`, without `/add-checkpoint`.
+    pub url: String,
+    /// Its public key, PEM: Ed25519.
+    pub public_key: PathBuf,
+    /// Trust anchors of its TLS certificate, PEM; for `https` alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+}
+
 /// `[log]`
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(default)]
@@ -414,6 +483,10 @@ pub struct Config {
     pub ticket_keys: Vec<JwsKey>,
     /// Of [`SiteSection::report_key`].
     pub report_key: Option<ReportKey>,
+    /// Of [`AuditSection::log_key`].
+    pub log_key: Option<LogKey>,
+    /// Keys of [`AuditSection::witness`], by order of the file.
+    pub witnesses: Vec<VerifierKey>,
     /// User PINs, by order of `raw.hsm`.
     pub pins: Vec<SecretString>,
     /// Password of the service's database role.
@@ -424,6 +497,15 @@ pub struct Config {
     pub deadline: Duration,
     /// See [`IssuanceSection::clock_difference_max_ms`].
     pub clock_difference_max: TimeDelta,
+}
+
+/// The public half of the key that signs checkpoints: P-256.
+#[derive(Clone)]
+pub struct LogKey {
+    /// Under the log's name.
+    pub verifier: VerifierKey,
+    /// Itself.
+    pub public_key: SubjectPublicKeyInfo,
 }
 
 /// Everything that is wrong with the configuration, a line each; never a secret.
@@ -488,6 +570,16 @@ impl RawConfig {
         let paths = paths.chain(self.ticket_key.iter_mut().map(|k| &mut k.public_key));
         let paths = paths.chain(self.site.report_key.as_mut().map(|k| &mut k.public_key));
         let paths = paths.chain(self.batches.as_mut().map(|b| &mut b.directory));
+        let paths = paths.chain(self.audit.as_mut().into_iter().flat_map(|audit| {
+            let journal = audit.journal.as_mut().map(|it| &mut it.directory);
+            let witnesses = audit.witness.iter_mut();
+            let witnesses =
+                witnesses.flat_map(|it| std::iter::once(&mut it.public_key).chain(it.ca.as_mut()));
+            std::iter::once(&mut audit.log_key.public_key)
+                .chain(audit.checkpoint_file.as_mut())
+                .chain(journal)
+                .chain(witnesses)
+        }));
         let issuers = self.issuer.iter_mut().flat_map(|issuer| {
             let ocsp = issuer.ocsp.as_mut().map(|ocsp| &mut ocsp.certificate);
             std::iter::once(&mut issuer.certificate).chain(ocsp)
@@ -516,6 +608,8 @@ impl Config {
         let profiles = profiles(&raw, &mut faults);
         let ticket_keys = ticket_keys(&raw, &mut faults);
         let report_key = report_key(&raw, &mut faults);
+        let log_key = audit::log_key(&raw, &mut faults);
+        let witnesses = audit::witnesses(&raw, &mut faults);
         let pins = raw
             .hsm
             .iter()
@@ -540,6 +634,8 @@ impl Config {
                     profiles,
                     ticket_keys,
                     report_key,
+                    log_key,
+                    witnesses,
                     pins,
                     database_password,
                     instance,
@@ -619,15 +715,10 @@ fn check(raw: &RawConfig, faults: &mut Vec<String>) {
     }
     unique("hsm", raw.hsm.iter().map(|h| &h.name), faults);
     unique("issuer", raw.issuer.iter().map(|i| &i.name), faults);
-    if raw
-        .issuer
-        .iter()
-        .any(|issuer| issuer.name == report::KEY_NAME)
-    {
-        faults.push(format!(
-            "issuer `{0}`: this name is the report key's",
-            report::KEY_NAME
-        ));
+    for name in [report::KEY_NAME, LOG_KEY_NAME] {
+        if raw.issuer.iter().any(|issuer| issuer.name == name) {
+            faults.push(format!("issuer `{name}`: this name is the {name} key's"));
+        }
     }
     for hsm in &raw.hsm {
         if hsm

@@ -1,7 +1,8 @@
 //! The PostgreSQL adapter: [`ledger::PgLedger`] implements [`crate::ca::Ledger`] and
 //! [`crate::ca::order::OrderBook`],
 //! [`archive::PgArchive`] implements [`crate::ca::Archive`] and [`crate::ca::ocsp::StatusBook`],
-//! [`crls::PgCrlStore`] implements [`crate::ca::crl::CrlStore`].
+//! [`crls::PgCrlStore`] implements [`crate::ca::crl::CrlStore`], [`log::PgLog`] implements
+//! [`crate::ca::log::LogBook`].
 //!
 //! Four rules hold in this room:
 //!
@@ -23,6 +24,7 @@ pub mod config;
 pub mod crls;
 pub mod error;
 pub mod ledger;
+pub mod log;
 pub mod migrate;
 pub mod principals;
 

@@ -45,7 +45,9 @@ use crate::hsm::supervisor::Supervisor;
 use crate::hsm::token::Token;
 use crate::metrics::HsmMetrics;
 use crate::pki::certificate::Signature;
+use crate::pki::entry::LOG_KEY_NAME;
 use crate::pki::key_policy::SignatureAlgorithm;
+use crate::pki::note::CheckpointToBeSigned;
 use crate::pki::report::KEY_NAME;
 use crate::pki::report::ReportToBeSigned;
 use crate::pki::tbs::ToBeSigned;
@@ -230,10 +232,10 @@ impl Signer for Hsm {
         deadline: Instant,
     ) -> PortFuture<'a, Result<Signature, SignerFault>> {
         Box::pin(async move {
-            if issuer == KEY_NAME {
-                return Err(SignerFault::Unavailable(
-                    "the report key signs no certificates".to_owned(),
-                ));
+            if [KEY_NAME, LOG_KEY_NAME].contains(&issuer) {
+                return Err(SignerFault::Unavailable(format!(
+                    "the {issuer} key signs no certificates"
+                )));
             }
             let (_, key) = self.find(issuer)?;
             if tbs.signature_algorithm() != key.config.algorithm {
@@ -256,6 +258,19 @@ impl Signer for Hsm {
         Box::pin(async move {
             let message = report.to_be_signed().to_vec();
             self.sign_message(KEY_NAME, message, Purpose::Report, deadline)
+                .await
+                .map(Signature)
+        })
+    }
+
+    fn sign_checkpoint<'a>(
+        &'a self,
+        checkpoint: &'a CheckpointToBeSigned,
+        deadline: Instant,
+    ) -> PortFuture<'a, Result<Signature, SignerFault>> {
+        Box::pin(async move {
+            let message = checkpoint.to_be_signed().to_vec();
+            self.sign_message(LOG_KEY_NAME, message, Purpose::Checkpoint, deadline)
                 .await
                 .map(Signature)
         })

@@ -1,5 +1,6 @@
 //! The REST front end: the route table and the middleware order, nothing else.
 
+pub mod audit;
 pub mod batches;
 pub mod body;
 pub mod certificates;
@@ -111,6 +112,7 @@ pub fn api(config: &mut ServiceConfig) {
         .service(postable("/v1/stations/{name}/renewal").route(web::post().to(stations::renew)))
         .service(readable("/v1/approvals").route(web::get().to(stations::proposals)))
         .service(postable("/v1/approvals/{id}").route(web::post().to(stations::approve)))
+        .configure(audit_routes)
         .service(readable("/v1/profiles").route(web::get().to(issuers::profiles)))
         .service(readable("/v1/issuers").route(web::get().to(issuers::list)))
         .service(
@@ -154,6 +156,17 @@ fn batch_routes(config: &mut ServiceConfig) {
         )
         .service(
             postable("/v1/batches/{id}/confirmation").route(web::post().to(batches::acts::confirm)),
+        );
+}
+
+fn audit_routes(config: &mut ServiceConfig) {
+    config
+        .service(readable("/v1/audit/checkpoint").route(web::get().to(audit::checkpoint)))
+        .service(readable("/v1/audit/consistency").route(web::get().to(audit::consistency)))
+        .service(readable("/v1/audit/tile/{path:.*}").route(web::get().to(audit::tile)))
+        .service(
+            readable("/v1/certificates/{serial_number}/inclusion")
+                .route(web::get().to(audit::inclusion)),
         );
 }
 
@@ -242,6 +255,10 @@ fn not_allowed(allow: &'static str) -> Result<HttpResponse, Problem> {
         batches::acts::resume,
         batches::acts::cancel,
         batches::acts::confirm,
+        audit::checkpoint,
+        audit::tile,
+        audit::consistency,
+        audit::inclusion,
         stations::create,
         stations::list,
         stations::show,
@@ -263,6 +280,6 @@ fn not_allowed(allow: &'static str) -> Result<HttpResponse, Problem> {
         jitp::evaluate,
         documents::problem_page
     ),
-    tags((name = "certificates"), (name = "orders"), (name = "batches"), (name = "stations"), (name = "public"), (name = "jitp"))
+    tags((name = "certificates"), (name = "orders"), (name = "batches"), (name = "audit"), (name = "stations"), (name = "public"), (name = "jitp"))
 )]
 pub struct Api;

@@ -16,6 +16,7 @@
 //! * [`pki`]: pure; bytes, values and a time go in, values come out
 //! * [`ca`]: the certification authority and the ports it needs
 //! * [`hsm`], [`db`]: the two neighbours
+//! * [`journal`]: the log's second copy, on another disk
 //! * [`http`]: the REST front end
 //! * [`rehearsal`]: AWS IoT Core's part at a device's first connection, for the last station;
 //!   names only [`pki`]
@@ -29,6 +30,7 @@ pub mod db;
 pub mod hsm;
 pub mod http;
 pub mod jobs;
+pub mod journal;
 pub mod manual;
 pub mod metrics;
 pub mod pki;

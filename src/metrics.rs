@@ -80,6 +80,8 @@ pub struct IssuanceMetrics {
     pub issuer_not_after: IntGaugeVec,
     /// `certfactory_profile_last_issue_seconds{profile}`
     pub profile_last_issue: IntGaugeVec,
+    /// `certfactory_log_notes_lost_total`
+    pub notes_lost: IntCounter,
 }
 
 impl IssuanceMetrics {
@@ -122,6 +124,13 @@ impl IssuanceMetrics {
                 "certfactory_profile_last_issue_seconds",
                 "When the profile issues its last certificate, since a later one would outlive its issuer, Unix time.",
                 &["profile"],
+            )?,
+            notes_lost: registered(
+                r,
+                IntCounter::new(
+                    "certfactory_log_notes_lost_total",
+                    "Events without a row of their own that could not be told to the log.",
+                ),
             )?,
         })
     }
@@ -183,7 +192,7 @@ impl HsmMetrics {
             calls: counters(
                 r,
                 "certfactory_hsm_calls_total",
-                "Signing calls to the HSM, by purpose: certificate, challenge, probe, report, crl, ocsp.",
+                "Signing calls to the HSM, by purpose: certificate, challenge, probe, report, checkpoint, crl, ocsp.",
                 &["purpose"],
             )?,
         })
@@ -198,6 +207,8 @@ pub struct LedgerMetrics {
     pub commit_seconds: Histogram,
     /// `certfactory_ledger_up`
     pub up: IntGauge,
+    /// `certfactory_log_notes_up`
+    pub notes_up: IntGauge,
 }
 
 impl LedgerMetrics {
@@ -219,6 +230,69 @@ impl LedgerMetrics {
             up: registered(
                 r,
                 IntGauge::new("certfactory_ledger_up", "1 when the ledger can record."),
+            )?,
+            notes_up: registered(
+                r,
+                IntGauge::new(
+                    "certfactory_log_notes_up",
+                    "1 when events without a row of their own can be told to the log.",
+                ),
+            )?,
+        })
+    }
+}
+
+/// The log.
+pub struct LogMetrics {
+    /// `certfactory_log_size`
+    pub size: IntGauge,
+    /// `certfactory_log_checkpoint_size`
+    pub checkpoint_size: IntGauge,
+    /// `certfactory_log_checkpoint_timestamp_seconds`
+    pub checkpoint_at: IntGauge,
+    /// `certfactory_log_checkpoints_failed_total`
+    pub checkpoints_failed: IntCounter,
+    /// `certfactory_log_witness_timestamp_seconds{witness}`
+    pub witness_at: IntGaugeVec,
+    /// `certfactory_log_witness_refused_total{witness}`
+    pub witness_refused: IntCounterVec,
+}
+
+impl LogMetrics {
+    /// Registers the log's metrics.
+    pub fn new(r: &Registry) -> prometheus::Result<Self> {
+        let gauge = |name: &str, help: &str| registered(r, IntGauge::new(name, help));
+        Ok(Self {
+            size: gauge(
+                "certfactory_log_size",
+                "Entries of the log that this replica has seen.",
+            )?,
+            checkpoint_size: gauge(
+                "certfactory_log_checkpoint_size",
+                "Entries of the newest signed tree.",
+            )?,
+            checkpoint_at: gauge(
+                "certfactory_log_checkpoint_timestamp_seconds",
+                "When the newest checkpoint was stored, Unix time.",
+            )?,
+            checkpoints_failed: registered(
+                r,
+                IntCounter::new(
+                    "certfactory_log_checkpoints_failed_total",
+                    "Attempts to sign or store a checkpoint that failed.",
+                ),
+            )?,
+            witness_at: gauges(
+                r,
+                "certfactory_log_witness_timestamp_seconds",
+                "When the witness last co-signed, Unix time.",
+                &["witness"],
+            )?,
+            witness_refused: counters(
+                r,
+                "certfactory_log_witness_refused_total",
+                "Checkpoints that the witness did not co-sign.",
+                &["witness"],
             )?,
         })
     }

@@ -23,7 +23,11 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("hsm", &["ca", "pki", "metrics", "telemetry"]),
     ("db", &["ca", "pki", "metrics", "telemetry"]),
     ("http", &["ca", "pki", "manual", "metrics", "telemetry"]),
-    ("jobs", &["ca", "pki", "db", "metrics", "telemetry"]),
+    ("journal", &["telemetry"]),
+    (
+        "jobs",
+        &["ca", "pki", "db", "journal", "metrics", "telemetry"],
+    ),
     ("config", &["pki"]),
     ("rehearsal", &["pki"]),
     (
@@ -31,6 +35,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         &[
             "http",
             "jobs",
+            "journal",
             "hsm",
             "db",
             "ca",
@@ -46,6 +51,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "app",
             "http",
             "jobs",
+            "journal",
             "hsm",
             "db",
             "ca",

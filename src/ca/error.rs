@@ -79,6 +79,10 @@ pub enum IssueError {
     /// The clocks of the service and of the database differ.
     #[error("{0}")]
     ClockUntrusted(String),
+    /// The log is halted, its journal cannot be written, or nobody outside has acknowledged it for
+    /// too long.
+    #[error("{0}")]
+    Log(String),
     /// A signature that does not verify: nothing was released.
     #[error("the HSM of issuer `{0}` returned a signature that does not verify")]
     WrongSignature(String),

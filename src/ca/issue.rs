@@ -293,21 +293,29 @@ impl Ca {
             Reservation::Reserved => {
                 self.stage("intent", at);
                 let record = self.complete(intent, tbs, deadline).await?;
-                Ok(IssuedCertificate {
-                    record,
-                    replayed: false,
-                })
+                self.release(record, false, deadline).await
             }
             Reservation::Barred(refusal) => Err(IssueError::Order(refusal)),
             Reservation::Taken(priors) => {
                 let prior = same_request(&intent, priors)?;
                 let record = self.replay(prior, deadline).await?;
-                Ok(IssuedCertificate {
-                    record,
-                    replayed: true,
-                })
+                self.release(record, true, deadline).await
             }
         }
+    }
+
+    /// A certificate that is recorded may leave the house once its entry is in the journal, too.
+    async fn release(
+        &self,
+        record: CertificateRecord,
+        replayed: bool,
+        deadline: Instant,
+    ) -> Result<IssuedCertificate, IssueError> {
+        let at = Instant::now();
+        let kept = self.may_leave(&record, deadline).await;
+        kept.map_err(IssueError::Log)?;
+        self.stage("journal", at);
+        Ok(IssuedCertificate { record, replayed })
     }
 
     /// Whether anything new could be issued now: the time, and the validity that `rule` makes of it.
@@ -319,6 +327,7 @@ impl Ca {
         rule: impl FnOnce(DateTime<Utc>) -> Result<Validity, ValidityFault>,
     ) -> Result<(DateTime<Utc>, Validity), IssueError> {
         let now = self.clock_trusted().map_err(IssueError::ClockUntrusted)?;
+        self.log.ready().map_err(IssueError::Log)?;
         let validity = rule(now).map_err(|fault| match fault {
             ValidityFault::IssuerNotValid => IssueError::IssuerExpired(issuer.name.clone()),
             ValidityFault::BeyondIssuer(_) => IssueError::Validity(fault),
@@ -343,7 +352,12 @@ impl Ca {
             ..SearchFilter::default()
         };
         let record = self.archive.search(filter, 1, None).await?.items.pop();
-        Ok(record.map(|record| IssuedCertificate {
+        let Some(record) = record else {
+            return Ok(None);
+        };
+        let kept = self.may_leave(&record, Instant::now() + PATIENCE).await;
+        kept.map_err(LedgerFault::Unavailable)?;
+        Ok(Some(IssuedCertificate {
             record,
             replayed: true,
         }))

@@ -1,7 +1,5 @@
 //! `order create|devices|list|show|close|report|report-key`: work orders, through a running service.
 
-pub mod report_key;
-
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
@@ -17,6 +15,7 @@ use crate::cli::Global;
 use crate::cli::Outcome;
 use crate::cli::cert;
 use crate::cli::client::Connect;
+use crate::cli::signing_key;
 
 /// Work orders, through a running service.
 #[derive(Subcommand)]
@@ -193,7 +192,9 @@ pub fn run(global: &Global, command: &OrderCommand) -> Outcome {
             println!("{report}");
             return Ok(());
         }
-        OrderCommand::ReportKey => return report_key::run(global),
+        OrderCommand::ReportKey => {
+            return signing_key::run(global, "site.report_key", signing_key::report_key);
+        }
     };
     let answer: Value = serde_json::from_slice(&answer)?;
     if global.json {

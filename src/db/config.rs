@@ -28,6 +28,8 @@ pub(super) enum Purpose {
     Archive,
     /// CRLs: what they list, and the bytes of them.
     Crl,
+    /// The log: its leaves, tiles and checkpoints.
+    Log,
     /// Start-up checks and commands: the server's own settings, so that they can be looked at.
     Command,
 }
@@ -74,6 +76,17 @@ const CRL_SESSION: &[(&str, &str)] = &[
     ("jit", "off"),
 ];
 
+/// Limits of the log's session: leaves are read by their place, and tiles written.
+const LOG_SESSION: &[(&str, &str)] = &[
+    ("statement_timeout", "10s"),
+    ("lock_timeout", "3s"),
+    ("idle_in_transaction_session_timeout", "5s"),
+    ("synchronous_commit", "on"),
+    ("plan_cache_mode", "force_generic_plan"),
+    ("enable_seqscan", "off"),
+    ("jit", "off"),
+];
+
 /// Limits of a command's session.
 const COMMAND_SESSION: &[(&str, &str)] = &[("lock_timeout", "10s")];
 
@@ -106,6 +119,9 @@ impl DbConfig {
             Purpose::Crl => options
                 .application_name("certfactory crl")
                 .options(CRL_SESSION.iter().copied()),
+            Purpose::Log => options
+                .application_name("certfactory log")
+                .options(LOG_SESSION.iter().copied()),
             Purpose::Command => options
                 .application_name("certfactory command")
                 .options(COMMAND_SESSION.iter().copied()),

@@ -4,45 +4,26 @@ use std::collections::HashMap;
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use chrono::DateTime;
+use chrono::Utc;
 use sqlx::PgConnection;
 use sqlx::Row;
+use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use crate::ca::CertificateRecord;
 use crate::ca::Intent;
 use crate::ca::LedgerFault;
+use crate::ca::Status;
+use crate::ca::log;
 use crate::db::lane::Job;
 use crate::db::row;
-use crate::db::row::fresh_outcome_columns;
 use crate::db::row::outcome_columns;
 use crate::pki::certificate::SignedCertificate;
 
-/// One recording transaction of all replicas at a time. A statement of its own: the next one's
-/// snapshot is then taken under the lock, and sees what the earlier holder committed.
-const LOCK: &str = "BEGIN; SELECT size FROM log_head FOR UPDATE";
-
-/// Records those intents that have no outcome yet, numbers them, and moves the head.
-const RECORD: &str = concat!(
-    "WITH fresh AS (
-        SELECT b.intent_id, b.der, b.fingerprint, row_number() OVER (ORDER BY b.ordinal) AS place
-        FROM UNNEST($1::uuid[], $2::bytea[], $3::bytea[]) WITH ORDINALITY
-             AS b (intent_id, der, fingerprint, ordinal)
-        WHERE (SELECT true FROM outcome o WHERE o.intent_id = b.intent_id) IS NULL
-    ), o AS (
-        INSERT INTO outcome (intent_id, der, fingerprint, log_index)
-        SELECT f.intent_id, f.der, f.fingerprint, h.size + f.place - 1
-        FROM fresh f CROSS JOIN log_head h
-        RETURNING intent_id, der, fingerprint, log_index, recorded_at
-    ), closed AS (
-        DELETE FROM open_intent WHERE intent_id = ANY($1)
-    ), moved AS (
-        UPDATE log_head SET size = size + (SELECT count(*) FROM fresh)
-        WHERE EXISTS (SELECT FROM fresh)
-    )
-    SELECT o.intent_id, ",
-    fresh_outcome_columns!(),
-    " FROM o"
-);
+/// Locks the log's head, records those intents that have no outcome yet, appends their entries.
+/// Commits by itself.
+const RECORD: &str = "SELECT recorded_id, place, recorded FROM record_certificates($1, $2, $3, $4)";
 
 /// What earlier recordings of the same intents left.
 const WINNERS: &str = concat!(
@@ -71,7 +52,7 @@ impl Job for Record {
         let mut fresh: Vec<&Record> = jobs.iter().map(|job| &**job).collect();
         fresh.retain(|job| seen.insert(job.intent.id));
 
-        sqlx::raw_sql(LOCK).execute(&mut *connection).await?;
+        let events = fresh.iter().map(|job| event(&job.intent));
         let rows = sqlx::query(RECORD)
             .bind(fresh.iter().map(|job| job.intent.id).collect::<Vec<_>>())
             .bind(
@@ -86,33 +67,39 @@ impl Job for Record {
                     .map(|job| &job.certificate.sha256()[..])
                     .collect::<Vec<_>>(),
             )
+            .bind(events.collect::<Result<Vec<_>, _>>()?)
             .fetch_all(&mut *connection)
             .await?;
-        sqlx::raw_sql("COMMIT").execute(&mut *connection).await?;
 
-        let mut recorded: HashMap<Uuid, _> = HashMap::with_capacity(jobs.len());
+        let mut recorded: HashMap<Uuid, (i64, DateTime<Utc>)> = HashMap::with_capacity(jobs.len());
         for row in rows {
-            recorded.insert(row.try_get("intent_id")?, row);
+            let place = (row.try_get("place")?, row.try_get("recorded")?);
+            recorded.insert(row.try_get("recorded_id")?, place);
         }
         let lost: Vec<Uuid> = seen
             .into_iter()
             .filter(|id| !recorded.contains_key(id))
             .collect();
+        let mut winners: HashMap<Uuid, PgRow> = HashMap::with_capacity(lost.len());
         if !lost.is_empty() {
             for row in sqlx::query(WINNERS)
                 .bind(lost)
                 .fetch_all(&mut *connection)
                 .await?
             {
-                recorded.insert(row.try_get("intent_id")?, row);
+                winners.insert(row.try_get("intent_id")?, row);
             }
         }
 
         jobs.iter()
             .map(|job| {
-                let certificate = match recorded.get(&job.intent.id) {
-                    Some(row) => row::certificate(job.intent.clone(), row)?,
-                    None => None,
+                let id = job.intent.id;
+                // Of two for one intent in this batch, the first: its octets are the stored ones.
+                let first = fresh.iter().find(|fresh| fresh.intent.id == id);
+                let certificate = match (recorded.get(&id), first, winners.get(&id)) {
+                    (Some(place), Some(first), _) => Some(first.recorded(*place)),
+                    (_, _, Some(row)) => row::certificate(job.intent.clone(), row)?,
+                    _ => None,
                 };
                 Ok(certificate.ok_or_else(|| {
                     LedgerFault::Unavailable("the intent was abandoned before".to_owned())
@@ -120,4 +107,23 @@ impl Job for Record {
             })
             .collect()
     }
+}
+
+impl Record {
+    /// As it was just recorded: nothing can have followed.
+    fn recorded(&self, (log_index, issued_at): (i64, DateTime<Utc>)) -> CertificateRecord {
+        CertificateRecord {
+            intent: self.intent.clone(),
+            der: self.certificate.as_der().to_vec(),
+            fingerprint: *self.certificate.sha256(),
+            issued_at,
+            log_index,
+            status: Status::Issued,
+            successor: None,
+        }
+    }
+}
+
+fn event(intent: &Intent) -> Result<String, sqlx::Error> {
+    serde_json::to_string(&log::issued(intent)).map_err(|error| sqlx::Error::Encode(error.into()))
 }

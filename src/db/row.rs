@@ -42,15 +42,6 @@ macro_rules! outcome_columns {
 }
 pub(super) use outcome_columns;
 
-/// The same, of an outcome that was stored by the same statement: nothing can have followed.
-macro_rules! fresh_outcome_columns {
-    () => {
-        "o.der, o.fingerprint, o.log_index, o.recorded_at, \
-         NULL::text AS status, NULL::bytea AS successor"
-    };
-}
-pub(super) use fresh_outcome_columns;
-
 /// An intent, from [`intent_columns`].
 pub(super) fn intent(row: &PgRow) -> Result<Intent, sqlx::Error> {
     Ok(Intent {

@@ -41,7 +41,7 @@ pub(crate) struct Key {
     last_success: AtomicU64,
     sign_seconds: Histogram,
     up: IntGauge,
-    calls: [IntCounter; 6],
+    calls: [IntCounter; 7],
 }
 
 /// How far a key is to be trusted.
@@ -78,6 +78,7 @@ pub(crate) enum Purpose {
     Challenge,
     Probe,
     Report,
+    Checkpoint,
     Crl,
     Ocsp,
 }
@@ -111,8 +112,16 @@ impl Key {
             last_success: AtomicU64::new(0),
             sign_seconds: metrics.sign_seconds.with_label_values(&[&config.issuer]),
             up,
-            calls: ["certificate", "challenge", "probe", "report", "crl", "ocsp"]
-                .map(|purpose| metrics.calls.with_label_values(&[purpose])),
+            calls: [
+                "certificate",
+                "challenge",
+                "probe",
+                "report",
+                "checkpoint",
+                "crl",
+                "ocsp",
+            ]
+            .map(|purpose| metrics.calls.with_label_values(&[purpose])),
             config,
         }
     }

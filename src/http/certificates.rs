@@ -29,7 +29,10 @@ use crate::ca::issue::DeviceKey;
 use crate::ca::issue::IssueRequest;
 use crate::ca::issue::IssuedCertificate;
 use crate::ca::life::REASON_LENGTH_MAX;
+use crate::ca::log::Inclusion;
 use crate::ca::order;
+use crate::http::audit;
+use crate::http::audit::InclusionBody;
 use crate::http::body;
 use crate::http::middleware::LogFields;
 use crate::http::principal::Authenticated;
@@ -68,6 +71,22 @@ struct IssueBody {
 struct IssueQuery {
     profile: String,
     order: Option<String>,
+    wait: Option<Wait>,
+}
+
+/// The one parameter of an issue request in JSON.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WaitQuery {
+    wait: Option<Wait>,
+}
+
+/// What the answer waits for beyond the certificate.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Wait {
+    /// A signed tree that holds it.
+    Checkpoint,
 }
 
 /// A certificate as REST shows it.
@@ -116,8 +135,11 @@ pub struct CertificateBody {
     supersedes: Option<String>,
     /// Serial number of the certificate that is to replace it.
     superseded_by: Option<String>,
-    /// Gapless position in the log.
+    /// Place of its entry in the log, from 0.
     log_index: i64,
+    /// With `wait=checkpoint`: that a signed tree of the log holds it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    inclusion: Option<InclusionBody>,
 }
 
 /// Issue one certificate. The same request gets the same certificate, for ever.
@@ -126,7 +148,8 @@ pub struct CertificateBody {
     params(
         ("Idempotency-Key" = Option<String>, Header, description = "1 to 128 printable ASCII characters"),
         ("profile" = Option<String>, Query, description = "with `application/pkcs10` only"),
-        ("order" = Option<String>, Query, description = "with `application/pkcs10` only")
+        ("order" = Option<String>, Query, description = "with `application/pkcs10` only"),
+        ("wait" = Option<String>, Query, description = "`checkpoint`: the answer waits until a signed tree of the log holds the certificate, and proves it in `inclusion`")
     ),
     request_body(content((IssueBody = "application/json"), (Vec<u8> = "application/pkcs10"))),
     responses(
@@ -146,7 +169,7 @@ pub async fn issue(
     note(&request, &who.0, "");
     let principal = who.require(&[Role::Station, Role::Operator])?;
     let form = Form::accepted(request.headers())?;
-    let command = command(&request, deadline)?;
+    let (command, wait) = command(&request, deadline)?;
 
     // A task of its own: when the station hangs up, the issuance still comes to a definite end.
     let spine = ca.clone().into_inner();
@@ -160,10 +183,22 @@ pub async fn issue(
         &principal,
         &issued.record().intent.serial_number.to_hex(),
     );
-    Ok(answer_issued(&issued, &ca, form))
+    let inclusion = match wait {
+        None => None,
+        Some(Wait::Checkpoint) => {
+            let index = u64::try_from(issued.record().log_index).map_err(internal)?;
+            Some(audit::proved(&ca, index, deadline).await?)
+        }
+    };
+    Ok(answer_issued(&issued, &ca, form, inclusion.as_ref()))
 }
 
-pub(super) fn answer_issued(issued: &IssuedCertificate, ca: &Ca, form: Form) -> HttpResponse {
+pub(super) fn answer_issued(
+    issued: &IssuedCertificate,
+    ca: &Ca,
+    form: Form,
+    inclusion: Option<&Inclusion>,
+) -> HttpResponse {
     let record = issued.record();
     let mut response = if issued.replayed() {
         HttpResponse::Ok()
@@ -177,7 +212,7 @@ pub(super) fn answer_issued(issued: &IssuedCertificate, ca: &Ca, form: Form) -> 
         header::LOCATION,
         format!("/v1/certificates/{}", record.intent.serial_number.to_hex()),
     ));
-    form.write(&mut response, record, issuer(ca, record))
+    form.write(&mut response, record, issuer(ca, record), inclusion)
 }
 
 /// One certificate: JSON, PEM with its chain, or DER, by `Accept`.
@@ -209,7 +244,8 @@ pub async fn show(
     if !who.0.may_see(profile, principal) {
         return Err(not_here());
     }
-    Ok(form.write(&mut HttpResponse::Ok(), &record, issuer(&ca, &record)))
+    let (response, issuer) = (&mut HttpResponse::Ok(), issuer(&ca, &record));
+    Ok(form.write(response, &record, issuer, None))
 }
 
 /// The serial number in an address.
@@ -242,29 +278,29 @@ pub fn not_here() -> Problem {
 }
 
 /// A station's request, out of either kind of body.
-fn command(request: &HttpRequest, deadline: Instant) -> Result<IssueRequest, Problem> {
+fn command(
+    request: &HttpRequest,
+    deadline: Instant,
+) -> Result<(IssueRequest, Option<Wait>), Problem> {
     let idempotency_key = idempotency_key(request.headers())?;
     let accepted = ["application/json", "application/pkcs10"];
     let (media_type, body) = body::of_type(request, &accepted)?;
     let json = media_type == "application/json";
-    let (profile, csr, subject, order) = if json {
-        if !request.query_string().is_empty() {
-            return Err(Problem::new(
-                Slug::InvalidParameter,
-                "with a JSON body there are no parameters",
-            ));
-        }
+    let parameters = request.query_string();
+    let wrong = |e: serde::de::value::Error| Problem::new(Slug::InvalidParameter, e.to_string());
+    let (profile, csr, subject, order, wait) = if json {
+        let query: WaitQuery = serde_urlencoded::from_str(parameters).map_err(wrong)?;
         let body: IssueBody = body::parse(&body)?;
         (
             body.profile,
             body.csr.into_bytes(),
             body.subject,
             body.order,
+            query.wait,
         )
     } else {
-        let query: IssueQuery = serde_urlencoded::from_str(request.query_string())
-            .map_err(|e| Problem::new(Slug::InvalidParameter, e.to_string()))?;
-        (query.profile, body.to_vec(), None, query.order)
+        let query: IssueQuery = serde_urlencoded::from_str(parameters).map_err(wrong)?;
+        (query.profile, body.to_vec(), None, query.order, query.wait)
     };
     if order.as_deref().is_some_and(|name| !order::is_name(name)) {
         let slug = if json {
@@ -277,14 +313,15 @@ fn command(request: &HttpRequest, deadline: Instant) -> Result<IssueRequest, Pro
             "order: must be 1 to 64 printable ASCII characters without space or / ? # %",
         ));
     }
-    Ok(IssueRequest {
+    let request = IssueRequest {
         profile,
         key: DeviceKey::Request(csr),
         subject,
         order,
         idempotency_key,
         deadline,
-    })
+    };
+    Ok((request, wait))
 }
 
 pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
@@ -350,9 +387,13 @@ impl Form {
         response: &mut actix_web::HttpResponseBuilder,
         record: &CertificateRecord,
         issuer: Option<&Issuer>,
+        inclusion: Option<&Inclusion>,
     ) -> HttpResponse {
         match self {
-            Self::Json => response.json(CertificateBody::new(record, issuer)),
+            Self::Json => response.json(CertificateBody {
+                inclusion: inclusion.map(InclusionBody::from),
+                ..CertificateBody::new(record, issuer)
+            }),
             Self::Pem => {
                 let chain = chain(issuer).concat();
                 response
@@ -398,6 +439,7 @@ impl CertificateBody {
                 .map(|rework| rework.superseded.to_hex()),
             superseded_by: record.successor.map(|successor| successor.to_hex()),
             log_index: record.log_index,
+            inclusion: None,
         }
     }
 }

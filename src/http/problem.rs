@@ -16,6 +16,7 @@ use crate::ca::LedgerFault;
 use crate::ca::SignerFault;
 use crate::ca::error::IssueError;
 use crate::ca::life::LifeError;
+use crate::ca::log::ProofError;
 use crate::ca::order::OrderRefusal;
 use crate::ca::report::ReportError;
 use crate::ca::rework::ReworkError;
@@ -120,6 +121,7 @@ slugs! {
     HsmUnavailable = "hsm-unavailable", SERVICE_UNAVAILABLE, "The HSM is unavailable";
     DatabaseUnavailable = "database-unavailable", SERVICE_UNAVAILABLE, "The database is unavailable";
     Overloaded = "overloaded", SERVICE_UNAVAILABLE, "More requests wait than can be served in time";
+    LogUnavailable = "log-unavailable", SERVICE_UNAVAILABLE, "Nothing can be added to the log";
     ClockUntrusted = "clock-untrusted", SERVICE_UNAVAILABLE, "The service does not trust its clock";
     IssuerExpired = "issuer-expired", SERVICE_UNAVAILABLE, "The issuing CA is not valid now";
 }
@@ -316,6 +318,11 @@ impl From<IssueError> for Problem {
                 "the service's clock is in doubt; tell the administrator",
             )
             .with_cause(detail),
+            IssueError::Log(_) => Self::new(
+                Slug::LogUnavailable,
+                "nothing is issued that the log does not hold; tell the administrator",
+            )
+            .with_cause(detail),
             IssueError::WrongSignature(_) => Self::new(
                 Slug::HsmUnavailable,
                 "the HSM is being checked; nothing was released",
@@ -364,6 +371,18 @@ impl From<EnrolError> for Problem {
             EnrolError::Request(_) => Self::new(Slug::SubjectMismatch, detail),
             EnrolError::KeyTaken => Self::new(Slug::PublicKeyAlreadyCertified, detail),
             EnrolError::Issue(error) => error.into(),
+        }
+    }
+}
+
+impl From<ProofError> for Problem {
+    fn from(error: ProofError) -> Self {
+        let detail = error.to_string();
+        match error {
+            ProofError::NotFound(_) => Self::new(Slug::NotFound, detail),
+            ProofError::NotYet(_) => Self::new(Slug::LogUnavailable, detail),
+            ProofError::Ledger(fault) => fault.into(),
+            ProofError::Broken(_) => internal(detail),
         }
     }
 }

@@ -328,7 +328,7 @@ pub async fn enrol(
     let issued = tokio::spawn(async move { spine.enrol(&name, code, &csr, deadline).await })
         .await
         .map_err(internal)??;
-    Ok(certificates::answer_issued(&issued, &ca, form))
+    Ok(certificates::answer_issued(&issued, &ca, form, None))
 }
 
 /// Another certificate for another key, before the present one expires. The present key is good for
@@ -362,7 +362,7 @@ pub async fn renew(
     let issued = tokio::spawn(async move { spine.renew_station(&asks, &csr, deadline).await })
         .await
         .map_err(internal)??;
-    Ok(certificates::answer_issued(&issued, &ca, form))
+    Ok(certificates::answer_issued(&issued, &ca, form, None))
 }
 
 /// What waits for another administrator, oldest first.

@@ -3,9 +3,11 @@
 use super::Violation;
 use super::issuer::Issuer;
 use super::key_policy::SubjectPublicKeyInfo;
+use super::lint;
 use super::name;
 use super::name::AttributeType;
 use super::pem;
+use super::tbs::LeafKind;
 use super::tbs::TbsCertificate;
 use super::tlv;
 use der::Decode;
@@ -106,11 +108,27 @@ pub enum VerifyFault {
     /// The subject is not one that this service gives.
     #[error("its subject is not one that this service would give")]
     Subject,
+    /// It breaks a rule that certificates of its kind are linted by before they are signed.
+    #[error("it breaks {}", .0.join(", "))]
+    Lint(Vec<String>),
 }
 
 impl VerifiedCertificate {
     /// Reads strict DER and verifies it under the issuer's key. Validity is not looked at.
     pub fn read(der: &[u8], issuer: &Issuer) -> Result<Self, VerifyFault> {
+        Self::read_signed(der, issuer).map(|(read, _)| read)
+    }
+
+    /// The same, and lints it as one of its kind.
+    pub fn read_linted(kind: LeafKind, der: &[u8], issuer: &Issuer) -> Result<Self, VerifyFault> {
+        let (read, signed) = Self::read_signed(der, issuer)?;
+        lint::leaf_certificate(kind, &signed, issuer, None)
+            .map_err(|fault| VerifyFault::Lint(fault.0))?;
+        Ok(read)
+    }
+
+    /// What it says, and the octets that are signed.
+    fn read_signed(der: &[u8], issuer: &Issuer) -> Result<(Self, Vec<u8>), VerifyFault> {
         let malformed = |_| VerifyFault::Malformed;
         let certificate = Certificate::from_der(der).map_err(malformed)?;
         if certificate.to_der().map_err(malformed)? != der {
@@ -131,11 +149,12 @@ impl VerifiedCertificate {
             return Err(VerifyFault::Signature(issuer.subject.clone()));
         }
         let spki = tbs.subject_public_key_info().to_der().map_err(malformed)?;
-        Ok(Self {
+        let read = Self {
             serial_number: tbs.serial_number().as_bytes().to_vec(),
             subject: name::attributes_of(tbs.subject()).map_err(|_| VerifyFault::Subject)?,
             spki_sha256: sha::sha256(&spki),
-        })
+        };
+        Ok((read, signed))
     }
 }
 

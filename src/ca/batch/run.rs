@@ -236,6 +236,7 @@ fn judge(error: &IssueError, state: State) -> Option<Stop> {
         | IssueError::Ledger(_)
         | IssueError::IssuerExpired(_)
         | IssueError::ClockUntrusted(_)
+        | IssueError::Log(_)
         | IssueError::WrongSignature(_)
         | IssueError::Random(_) => Some(Stop::Later(error.to_string())),
     }

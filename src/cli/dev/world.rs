@@ -16,7 +16,7 @@ use crate::cli::dev::postgres::Postgres;
 use crate::cli::dev::tls::Authority;
 use crate::cli::dev::tls::write_private;
 use crate::cli::issuer;
-use crate::cli::order::report_key;
+use crate::cli::signing_key;
 use crate::config::RawConfig;
 use crate::db;
 use crate::hsm;
@@ -109,6 +109,7 @@ impl World {
             "issuers",
             "head-office",
             "batches",
+            "journal",
             "profiles",
             "softhsm/tokens",
             "log",
@@ -155,7 +156,7 @@ impl World {
         self.write_configuration()?;
         self.make_token()?;
         self.make_issuers()?;
-        self.make_report_key()?;
+        self.make_signing_keys()?;
         self.make_tls()?;
         self.make_ticket_key()?;
         self.make_database()
@@ -218,6 +219,17 @@ profiles = "profiles"
 
 [batches]
 directory = "batches"
+
+[audit]
+origin = "{SITE}.example/certfactory"
+
+[audit.log_key]
+hsm = "softhsm"
+key_label = "log"
+public_key = "head-office/log.pem"
+
+[audit.journal]
+directory = "journal"
 
 # Here one key plays all the stations of a line.
 [limits]
@@ -308,11 +320,13 @@ station_requests_at_once = 0
         Ok(())
     }
 
-    fn make_report_key(&self) -> anyhow::Result<()> {
-        if self.dir.join("head-office/report.pem").exists() {
-            return Ok(());
+    fn make_signing_keys(&self) -> anyhow::Result<()> {
+        let raw = RawConfig::read(&self.dir.join("config.toml"))?;
+        let places = [signing_key::report_key(&raw), signing_key::log_key(&raw)];
+        for place in places.iter().flatten().filter(|it| !it.public_key.exists()) {
+            signing_key::make(&raw, place)?;
         }
-        report_key::make(&RawConfig::read(&self.dir.join("config.toml"))?)
+        Ok(())
     }
 
     /// The key that head office signs work orders with; in a real world it is nowhere near.

@@ -83,5 +83,5 @@ pub async fn supersede(
         &principal,
         &issued.record().intent.serial_number.to_hex(),
     );
-    Ok(answer_issued(&issued, &ca, form))
+    Ok(answer_issued(&issued, &ca, form, None))
 }

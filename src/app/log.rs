@@ -1,0 +1,159 @@
+//! The log at start and at work: checked, followed, told what has no row of its own.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use serde_json::json;
+
+use crate::ca::Ca;
+use crate::ca::log::LogBook;
+use crate::ca::log::LogPart;
+use crate::ca::log::LogWatch;
+use crate::ca::log::NoteKind;
+use crate::config::Config;
+use crate::jobs::log::Follower;
+use crate::jobs::log::LogSigning;
+use crate::jobs::log::start;
+use crate::jobs::log::start::Started;
+use crate::journal::Journal;
+use crate::journal::JournalConfig;
+use crate::metrics::LogMetrics;
+use crate::pki::entry::LOG_KEY_NAME;
+use crate::pki::hex;
+
+/// How often it is looked whether HSM, clock and log are as they were.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// Octets of a segment of the journal.
+const SEGMENT_LENGTH: u64 = 64 << 20;
+
+/// The log, checked.
+pub(super) struct Log {
+    /// How far it is kept and proved.
+    pub(super) watch: Arc<LogWatch>,
+    signing: Option<LogSigning>,
+    journal: Option<Arc<Journal>>,
+    started: Started,
+}
+
+/// How the configuration has the log signed.
+#[must_use]
+pub(super) fn signing(config: &Config) -> Option<LogSigning> {
+    let (audit, key) = config.raw.audit.as_ref().zip(config.log_key.as_ref())?;
+    Some(LogSigning {
+        origin: audit.origin.clone(),
+        key: key.verifier.clone(),
+        every: Duration::from_millis(audit.checkpoint_every_ms),
+        file: audit.checkpoint_file.clone(),
+    })
+}
+
+/// Holds the log against its last checkpoint and the journal against the log.
+pub(super) async fn open(config: &Config, book: &dyn LogBook) -> anyhow::Result<Log> {
+    let section = config.raw.audit.as_ref();
+    let journal = match section.and_then(|audit| audit.journal.as_ref()) {
+        Some(journal) => {
+            let opened = Journal::open(JournalConfig {
+                directory: journal.directory.clone(),
+                segment_length: SEGMENT_LENGTH,
+            });
+            let opened = opened
+                .with_context(|| format!("the journal in {}", journal.directory.display()))?;
+            if opened.cut_octets > 0 {
+                tracing::warn!(
+                    octets = opened.cut_octets,
+                    "the journal ended in the middle of a record, which was never released"
+                );
+            }
+            Some((journal.directory.clone(), Arc::new(opened.journal)))
+        }
+        None => None,
+    };
+    let signing = signing(config);
+    let beside = journal
+        .as_ref()
+        .map(|(path, journal)| (path.as_path(), &**journal));
+    let started = start::check(book, signing.as_ref(), beside).await?;
+    let watch = LogWatch::new(journal.is_some());
+    watch.set_kept(started.kept);
+    watch.set_proved(started.proved);
+    Ok(Log {
+        watch: Arc::new(watch),
+        signing,
+        journal: journal.map(|(_, journal)| journal),
+        started,
+    })
+}
+
+impl Log {
+    /// Follows the log from now on, and tells it that the service has started.
+    pub(super) fn follow(self, config: &Config, ca: &Arc<Ca>, metrics: Arc<LogMetrics>) {
+        ca.tell(NoteKind::Started, beginning(config));
+        let follower = Follower {
+            ca: Arc::clone(ca),
+            signing: self.signing,
+            journal: self.journal,
+            metrics,
+        };
+        follower.start(self.started);
+        tokio::spawn(keep_watching(Arc::clone(ca)));
+    }
+}
+
+/// What runs, and by which configuration.
+fn beginning(config: &Config) -> serde_json::Value {
+    let binary = std::fs::read("/proc/self/exe").unwrap_or_default();
+    let file = toml::to_string(&config.raw).unwrap_or_default();
+    let profiles: BTreeMap<&str, String> = config
+        .profiles
+        .iter()
+        .map(|profile| (profile.name.as_str(), hex(&profile.sha256)))
+        .collect();
+    json!({
+        "instance": config.raw.issuance.instance,
+        "version": env!("CARGO_PKG_VERSION"),
+        "binary_sha256": hex(&openssl::sha::sha256(&binary)),
+        "configuration_sha256": hex(&openssl::sha::sha256(file.as_bytes())),
+        "profiles": profiles,
+    })
+}
+
+/// Tells the log when an issuer's key or the clock becomes unusable, and when it is again.
+async fn keep_watching(ca: Arc<Ca>) {
+    let mut before: BTreeMap<String, Option<String>> = BTreeMap::new();
+    let instance = ca.instance.get();
+    loop {
+        let keys = ca.issuers.keys().map(String::as_str);
+        for issuer in keys.chain([LOG_KEY_NAME]) {
+            let reason = ca.signer.ready(issuer).err();
+            if changes(&mut before, issuer, reason.as_ref()) {
+                let event = json!({ "instance": instance, "issuer": issuer, "signs": reason.is_none(), "reason": reason });
+                ca.tell(NoteKind::Hsm, event);
+            }
+        }
+        let reason = ca.clock_trusted().err();
+        if changes(&mut before, "/clock", reason.as_ref()) {
+            let event =
+                json!({ "instance": instance, "trusted": reason.is_none(), "reason": reason });
+            ca.tell(NoteKind::Clock, event);
+        }
+        if let Ok(head) = ca.log_book.head().await {
+            let halted = head
+                .halted
+                .map(|reason| format!("the log is halted: {reason}"));
+            ca.log.set_fault(LogPart::Tree, halted);
+        }
+        tokio::time::sleep(WATCH_EVERY).await;
+    }
+}
+
+/// Whether this is news, beside that all has been well from the beginning.
+fn changes(
+    before: &mut BTreeMap<String, Option<String>>,
+    what: &str,
+    now: Option<&String>,
+) -> bool {
+    let earlier = before.insert(what.to_owned(), now.cloned());
+    earlier.unwrap_or(None).is_none() != now.is_none()
+}

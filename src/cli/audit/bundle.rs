@@ -1,0 +1,190 @@
+//! A copy of the log in a directory, in the layout of C2SP tlog-tiles; `audit export` makes it.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::Path;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use anyhow::bail;
+use clap::Args;
+use hyper::Method;
+use hyper::StatusCode;
+use serde_json::json;
+
+use crate::cli::Failure;
+use crate::cli::Global;
+use crate::cli::Outcome;
+use crate::cli::audit::no;
+use crate::cli::client::Client;
+use crate::cli::client::Connect;
+use crate::cli::client::Connection;
+use crate::pki::merkle::Hash;
+use crate::pki::note::Checkpoint;
+use crate::pki::note::Note;
+use crate::pki::tile::TileId;
+use crate::pki::tile::TileLevel;
+use crate::pki::tile::decode_bundle;
+use crate::pki::tile::decode_tile;
+use crate::pki::tile::tiles_of;
+
+/// Entries in a whole bundle.
+pub(super) const WIDTH: u64 = 256;
+
+/// The checkpoint's file.
+const CHECKPOINT: &str = "checkpoint";
+
+/// `audit export`
+#[derive(Args)]
+pub struct ExportArguments {
+    #[command(flatten)]
+    connect: Connect,
+    /// Where to; what is there from an earlier export is not fetched again.
+    directory: PathBuf,
+}
+
+/// Copies the log of a running service, up to its newest checkpoint.
+pub(super) fn run(global: &Global, arguments: &ExportArguments) -> Outcome {
+    let directory = &arguments.directory;
+    let (size, fetched) = export(global, &arguments.connect, directory)?;
+    if global.json {
+        return crate::cli::print_json(&json!({ "entries": size, "files_fetched": fetched }));
+    }
+    eprintln!(
+        "{size} entries in {}, {fetched} files fetched",
+        directory.display()
+    );
+    Ok(())
+}
+
+/// The same; entries, and files that were fetched.
+pub(super) fn export(
+    global: &Global,
+    connect: &Connect,
+    directory: &Path,
+) -> Result<(u64, u64), Failure> {
+    let mut connect = connect.clone();
+    let beside = global.config.parent().unwrap_or(Path::new("."));
+    connect
+        .client_certificate
+        .get_or_insert_with(|| beside.join("clients/auditor.pem"));
+    let client = Client::new(&connect, &global.config)?;
+    crate::cli::runtime()?.block_on(async {
+        let connection = client.connect().await;
+        let mut connection =
+            connection.map_err(|error| Failure::new(Failure::DEPENDENCY, error))?;
+        let note = fetch(&mut connection, CHECKPOINT).await?;
+        let text = String::from_utf8(note).context("the checkpoint")?;
+        let checkpoint = Note::parse(&text)
+            .and_then(|note| Checkpoint::parse(&note.text))
+            .context("the checkpoint")?;
+        let mut fetched = 0;
+        for tile in needed(checkpoint.size) {
+            let path = tile.path();
+            let file = directory.join(&path);
+            if tile.width == 256 && file.exists() {
+                continue;
+            }
+            let octets = fetch(&mut connection, &path).await?;
+            write(&file, &octets)?;
+            fetched += 1;
+        }
+        // Last: whoever finds it finds everything it speaks of.
+        write(&directory.join(CHECKPOINT), text.as_bytes())?;
+        Ok((checkpoint.size, fetched))
+    })
+}
+
+/// Tiles and bundles of a log of so many entries.
+pub(super) fn needed(size: u64) -> impl Iterator<Item = TileId> {
+    let bundles = (0..size.div_ceil(WIDTH))
+        .filter_map(move |index| TileId::in_tree(TileLevel::Entries, index, size));
+    tiles_of(size)
+        .filter(|tile| tile.level != TileLevel::Entries)
+        .chain(bundles)
+}
+
+async fn fetch(connection: &mut Connection, path: &str) -> Result<Vec<u8>, Failure> {
+    let path = format!("/v1/audit/{path}");
+    let answer = connection
+        .send(Method::GET, &path, &[], Vec::new().into())
+        .await
+        .map_err(|error| Failure::new(Failure::DEPENDENCY, error))?;
+    if answer.status == StatusCode::OK {
+        Ok(answer.body.to_vec())
+    } else {
+        Err(no(&answer))
+    }
+}
+
+/// Whole or not at all.
+fn write(path: &Path, octets: &[u8]) -> anyhow::Result<()> {
+    let named = || path.display().to_string();
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).with_context(named)?;
+    }
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".part");
+    let mut file = std::fs::File::create(&beside).with_context(named)?;
+    file.write_all(octets).with_context(named)?;
+    std::fs::rename(&beside, path).with_context(named)
+}
+
+/// Where a log can be read from, for verification.
+pub(super) trait Source {
+    /// The newest checkpoint there, a note.
+    fn checkpoint(&self) -> anyhow::Result<String>;
+    /// Entries of a bundle.
+    fn leaves(&self, bundle: TileId) -> anyhow::Result<Vec<Vec<u8>>>;
+    /// Hashes of a tile.
+    fn hashes(&self, tile: TileId) -> anyhow::Result<Vec<Hash>>;
+}
+
+/// A copy in a directory.
+pub(super) struct Bundle(pub(super) PathBuf);
+
+impl Bundle {
+    /// A tile; where it has grown since, the beginning of what it has become.
+    fn read<T>(
+        &self,
+        tile: TileId,
+        decode: impl Fn(&[u8]) -> Option<Vec<T>>,
+    ) -> anyhow::Result<Vec<T>> {
+        let whole = TileId { width: 256, ..tile };
+        let paths: BTreeSet<String> = [tile.path(), whole.path()].into();
+        for path in paths.iter().rev() {
+            let file = self.0.join(path);
+            let octets = match std::fs::read(&file) {
+                Ok(octets) => octets,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error).context(file.display().to_string()),
+            };
+            let mut found = decode(&octets).with_context(|| format!("{path} is damaged"))?;
+            if found.len() < usize::from(tile.width) {
+                bail!("{path} is cut short");
+            }
+            found.truncate(usize::from(tile.width));
+            return Ok(found);
+        }
+        bail!("{} is missing", tile.path())
+    }
+}
+
+impl Source for Bundle {
+    fn checkpoint(&self) -> anyhow::Result<String> {
+        let path = self.0.join(CHECKPOINT);
+        std::fs::read_to_string(&path).with_context(|| path.display().to_string())
+    }
+
+    fn leaves(&self, bundle: TileId) -> anyhow::Result<Vec<Vec<u8>>> {
+        let decode = |octets: &[u8]| {
+            let leaves = decode_bundle(octets)?;
+            Some(leaves.into_iter().map(<[u8]>::to_vec).collect())
+        };
+        self.read(bundle, decode)
+    }
+
+    fn hashes(&self, tile: TileId) -> anyhow::Result<Vec<Hash>> {
+        self.read(tile, decode_tile)
+    }
+}

@@ -1,0 +1,314 @@
+//! The log's follower: what was appended goes into the journal, into the tree, and into signed
+//! checkpoints.
+//!
+//! Every replica follows the whole log and has its own tree of it, so each holds the others'
+//! checkpoints against its own. Who signs is settled by the book's compare-and-swap. What does not
+//! fit halts the log, for all replicas, until a person has looked.
+
+pub mod start;
+mod tree;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+use tokio::task::JoinHandle;
+
+use crate::ca::Ca;
+use crate::ca::LedgerFault;
+use crate::ca::log::LogPart;
+use crate::ca::log::NewCheckpoint;
+use crate::ca::log::StoredCheckpoint;
+use crate::ca::log::StoredTile;
+use crate::jobs::log::tree::Tree;
+use crate::journal::Entry;
+use crate::journal::Journal;
+use crate::metrics::LogMetrics;
+use crate::pki::entry::LOG_KEY_NAME;
+use crate::pki::merkle::leaf_hash;
+use crate::pki::note::Checkpoint;
+use crate::pki::note::CheckpointToBeSigned;
+use crate::pki::note::VerifierKey;
+
+/// How often it is looked for news that nobody told: another replica's.
+const POLL: Duration = Duration::from_millis(250);
+/// Leaves read at a time.
+const LEAVES: u32 = 2_000;
+/// Tiles that wait to be stored with a checkpoint; more are stored without one.
+const TILES_WAITING_MAX: usize = 1_000;
+/// Longest wait for a signature.
+const SIGN_MAX: Duration = Duration::from_secs(5);
+
+/// How the log is signed.
+#[derive(Clone)]
+pub struct LogSigning {
+    /// The log's name: the checkpoint's first line.
+    pub origin: String,
+    /// The public half of its key.
+    pub key: VerifierKey,
+    /// How often a checkpoint is made when there is news.
+    pub every: Duration,
+    /// A file that always holds the newest checkpoint; `None`: there is none.
+    pub file: Option<PathBuf>,
+}
+
+/// Follows the log, in this replica.
+pub struct Follower {
+    /// The certification authority.
+    pub ca: Arc<Ca>,
+    /// How it is signed; `None`: it is not.
+    pub signing: Option<LogSigning>,
+    /// The second copy; `None`: there is none.
+    pub journal: Option<Arc<Journal>>,
+    /// What it counts.
+    pub metrics: Arc<LogMetrics>,
+}
+
+/// Where the follower stands.
+struct Position {
+    /// Entries before it are in the journal.
+    kept: u64,
+    tree: Option<Tree>,
+    /// A checkpoint that another replica signed, not yet compared.
+    foreign: Option<StoredCheckpoint>,
+    signing: Option<JoinHandle<Signed>>,
+    signed_at: Instant,
+}
+
+/// What came of an attempt to sign.
+enum Signed {
+    /// The newest checkpoint, and whether it is ours.
+    Newest(Box<StoredCheckpoint>),
+    /// Tiles were stored, and nothing was signed.
+    Tiles,
+    Failed(String),
+}
+
+impl Follower {
+    /// Follows for ever. Begins where the start's checks ended.
+    pub fn start(self, started: start::Started) -> JoinHandle<()> {
+        let mut position = Position {
+            kept: started.kept,
+            tree: started.tree,
+            foreign: None,
+            signing: None,
+            signed_at: Instant::now(),
+        };
+        tokio::spawn(async move {
+            loop {
+                let outcome = self.follow(&mut position).await;
+                if let Err(fault) = outcome {
+                    tracing::debug!(%fault, "the log is not followed");
+                    tokio::time::sleep(POLL).await;
+                }
+                self.sign_when_due(&mut position).await;
+                let watch = &self.ca.log;
+                tokio::select! {
+                    () = watch.woken() => {}
+                    () = tokio::time::sleep(POLL) => {}
+                }
+            }
+        })
+    }
+
+    /// Takes up everything that is new.
+    async fn follow(&self, position: &mut Position) -> Result<(), LedgerFault> {
+        loop {
+            let size = position.tree.as_ref().map(Tree::size);
+            let from = match (size, self.journal.is_some()) {
+                (Some(size), true) => size.min(position.kept),
+                (Some(size), false) => size,
+                (None, true) => position.kept,
+                (None, false) => return Ok(()),
+            };
+            let leaves = self.ca.log_book.leaves(from, LEAVES).await?;
+            let count = leaves.len();
+            let entries: Vec<Entry> = (from..)
+                .zip(leaves)
+                .map(|(index, leaf)| Entry { index, leaf })
+                .collect();
+            self.grow(position, &entries).await;
+            self.keep(position, entries).await;
+            if count < usize::try_from(LEAVES).unwrap_or(usize::MAX) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The entries' hashes, into the tree.
+    async fn grow(&self, position: &mut Position, entries: &[Entry]) {
+        let Some(tree) = &mut position.tree else {
+            return;
+        };
+        for entry in entries {
+            if entry.index < tree.size() {
+                continue;
+            }
+            tree.push(leaf_hash(&entry.leaf));
+            let foreign = position.foreign.take_if(|it| it.size <= tree.size());
+            if let Some(foreign) = foreign.filter(|it| it.size == tree.size())
+                && foreign.root != tree.root()
+            {
+                self.halt(format!(
+                    "the checkpoint of {} entries has another root than this replica's tree",
+                    foreign.size
+                ))
+                .await;
+            }
+        }
+        self.metrics.size.set(gauge(tree.size()));
+    }
+
+    /// The entries, into the journal.
+    async fn keep(&self, position: &mut Position, mut entries: Vec<Entry>) {
+        let Some(journal) = &self.journal else { return };
+        entries.retain(|entry| entry.index >= position.kept);
+        let Some(next) = entries.last().map(|entry| entry.index + 1) else {
+            return;
+        };
+        match journal.append(entries).await {
+            Ok(()) => {
+                position.kept = next;
+                self.ca.log.set_kept(next);
+                self.ca.log.set_fault(LogPart::Journal, None);
+            }
+            Err(fault) => {
+                let reason = format!("the journal: {fault}");
+                self.ca.log.set_fault(LogPart::Journal, Some(reason));
+            }
+        }
+    }
+
+    /// Stops every replica's log.
+    async fn halt(&self, reason: String) {
+        let tree = LogPart::Tree;
+        self.ca.log.set_fault(tree, Some(reason.clone()));
+        while let Err(fault) = self.ca.log_book.halt(reason.clone()).await {
+            tracing::error!(%fault, reason, "the log cannot be halted yet");
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Begins to sign a checkpoint when there is news and it is time, and takes up what came of
+    /// the last attempt. Signing is a task of its own: the journal does not wait for the HSM.
+    async fn sign_when_due(&self, position: &mut Position) {
+        let Some(signing) = &self.signing else { return };
+        let Some(tree) = &mut position.tree else {
+            return;
+        };
+        if let Some(task) = position.signing.take_if(|task| task.is_finished()) {
+            match task.await {
+                Ok(Signed::Newest(newest)) => {
+                    tree.stored();
+                    self.publish(signing, &newest).await;
+                    if newest.size > tree.size() {
+                        position.foreign = Some(*newest);
+                    } else if newest.size == tree.size() && newest.root != tree.root() {
+                        let size = newest.size;
+                        self.halt(format!("there are two trees of {size} entries"))
+                            .await;
+                    }
+                }
+                Ok(Signed::Tiles) => tree.stored(),
+                Ok(Signed::Failed(reason)) => {
+                    self.metrics.checkpoints_failed.inc();
+                    tracing::warn!(reason, "no checkpoint");
+                }
+                Err(panicked) => tracing::error!(%panicked, "no checkpoint"),
+            }
+        }
+        let due = position.signed_at.elapsed() >= signing.every;
+        if position.signing.is_some() || !due || tree.size() <= self.ca.log.proved() {
+            return;
+        }
+        position.signed_at = Instant::now();
+        let (tiles, waiting) = tree.to_store();
+        let attempt = Attempt {
+            ca: Arc::clone(&self.ca),
+            signing: signing.clone(),
+            size: tree.size(),
+            root: tree.root(),
+            tiles,
+            without: waiting > TILES_WAITING_MAX,
+        };
+        position.signing = Some(tokio::spawn(attempt.run()));
+    }
+
+    /// A checkpoint that is stored becomes known.
+    async fn publish(&self, signing: &LogSigning, newest: &StoredCheckpoint) {
+        self.ca.log.set_proved(newest.size);
+        self.metrics.checkpoint_size.set(gauge(newest.size));
+        self.metrics
+            .checkpoint_at
+            .set(newest.created_at.timestamp());
+        if let Some(path) = signing.file.clone() {
+            let note = newest.note.clone();
+            let written = tokio::task::spawn_blocking(move || start::write_file(&path, &note));
+            if let Ok(Err(fault)) = written.await {
+                tracing::error!(%fault, "the checkpoint's file cannot be written");
+            }
+        }
+    }
+}
+
+/// One attempt to sign and store.
+struct Attempt {
+    ca: Arc<Ca>,
+    signing: LogSigning,
+    size: u64,
+    root: [u8; 32],
+    tiles: Vec<StoredTile>,
+    /// Stores the tiles when there is no signature to be had.
+    without: bool,
+}
+
+impl Attempt {
+    async fn run(self) -> Signed {
+        match self.sign().await {
+            Ok(newest) => Signed::Newest(Box::new(newest)),
+            Err(reason) if self.without => match self.ca.log_book.store(self.tiles, None).await {
+                Ok(_) => Signed::Tiles,
+                Err(fault) => Signed::Failed(format!("{reason}; {fault}")),
+            },
+            Err(reason) => Signed::Failed(reason),
+        }
+    }
+
+    async fn sign(&self) -> Result<StoredCheckpoint, String> {
+        let book = &self.ca.log_book;
+        let newest = book.checkpoint().await.map_err(|e| e.to_string())?;
+        if let Some(newest) = newest.filter(|it| it.size >= self.size) {
+            return Ok(newest);
+        }
+        let unsigned = CheckpointToBeSigned::build(&Checkpoint {
+            origin: self.signing.origin.clone(),
+            size: self.size,
+            root: self.root,
+            extensions: Vec::new(),
+        });
+        let signature = self
+            .ca
+            .signer
+            .sign_checkpoint(&unsigned, Instant::now() + SIGN_MAX)
+            .await
+            .map_err(|e| e.to_string())?;
+        let Some(note) = unsigned.seal(signature.0, &self.signing.key) else {
+            self.ca.signer.distrust(LOG_KEY_NAME);
+            return Err("the log key made a signature that does not verify".to_owned());
+        };
+        let checkpoint = NewCheckpoint {
+            size: self.size,
+            root: self.root,
+            note: note.to_string(),
+        };
+        let stored = book.store(self.tiles.clone(), Some(checkpoint)).await;
+        stored.map_err(|e| e.to_string())?;
+        let newest = book.checkpoint().await.map_err(|e| e.to_string())?;
+        newest.ok_or_else(|| "a checkpoint that was stored is gone".to_owned())
+    }
+}
+
+fn gauge(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}

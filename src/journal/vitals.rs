@@ -1,0 +1,67 @@
+//! What others may know of the journal while its thread is at work.
+
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::journal::fault::JournalFault;
+
+/// A write that takes longer is reported, though it may yet succeed.
+const SLOW: Duration = Duration::from_secs(2);
+
+/// Shared between the thread and the callers.
+pub(super) struct Vitals(Mutex<State>);
+
+struct State {
+    highest: Option<u64>,
+    failure: Option<String>,
+    busy_since: Option<Instant>,
+}
+
+impl Vitals {
+    pub(super) fn new(highest: Option<u64>) -> Self {
+        Self(Mutex::new(State {
+            highest,
+            failure: None,
+            busy_since: None,
+        }))
+    }
+
+    /// A write begins.
+    pub(super) fn begin(&self) {
+        self.state().busy_since = Some(Instant::now());
+    }
+
+    /// It has ended, one way or the other.
+    pub(super) fn end(&self, highest: Option<u64>, fault: Option<&JournalFault>) {
+        *self.state() = State {
+            highest,
+            failure: fault.map(ToString::to_string),
+            busy_since: None,
+        };
+    }
+
+    pub(super) fn highest(&self) -> Option<u64> {
+        self.state().highest
+    }
+
+    pub(super) fn health(&self) -> Result<(), String> {
+        let state = self.state();
+        if let Some(failure) = &state.failure {
+            return Err(failure.clone());
+        }
+        match state.busy_since.map(|since| since.elapsed()) {
+            Some(busy) if busy > SLOW => Err(format!(
+                "the journal's disk has not answered for {} s",
+                busy.as_secs()
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
