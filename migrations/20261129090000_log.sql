@@ -64,6 +64,10 @@ BEGIN
     IF coalesce(cardinality(events), 0) = 0 THEN
         RETURN;
     END IF;
+    -- Rows that are put back have their entries already. Only the owner can ask for it.
+    IF current_setting('certfactory.restoring', true) = 'on' AND session_user = current_user THEN
+        RETURN;
+    END IF;
     SELECT * INTO STRICT head FROM public.log_open();
     INSERT INTO public.log_entry (log_index, leaf)
         SELECT head.next + e.ordinal - 1, public.log_leaf(head.next + e.ordinal - 1, head.at, kind, e.event)
@@ -86,21 +90,21 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     head record;
-    added bigint;
 BEGIN
+    IF coalesce(cardinality(kinds), 0) = 0 THEN
+        PERFORM FROM public.log_head FOR UPDATE;
+        RETURN;
+    END IF;
+    PERFORM FROM unnest(kinds) AS n (kind)
+        WHERE n.kind NOT IN ('refused', 'exported', 'delivered', 'started', 'stopped', 'hsm', 'clock', 'acknowledged');
+    IF FOUND THEN
+        RAISE insufficient_privilege USING MESSAGE = 'entries of this kind are written with their rows';
+    END IF;
     SELECT * INTO STRICT head FROM public.log_open();
     INSERT INTO public.log_entry (log_index, leaf)
         SELECT head.next + n.ordinal - 1, public.log_leaf(head.next + n.ordinal - 1, head.at, n.kind, n.event)
         FROM unnest(kinds, events) WITH ORDINALITY AS n (kind, event, ordinal);
-    GET DIAGNOSTICS added = ROW_COUNT;
-    IF added > 0 THEN
-        PERFORM FROM unnest(kinds) AS n (kind)
-            WHERE n.kind NOT IN ('refused', 'exported', 'delivered', 'started', 'stopped', 'hsm', 'clock', 'acknowledged', 'lost');
-        IF FOUND THEN
-            RAISE insufficient_privilege USING MESSAGE = 'entries of this kind are written with their rows';
-        END IF;
-        UPDATE public.log_head SET size = head.next + added, at = head.at;
-    END IF;
+    UPDATE public.log_head SET size = head.next + cardinality(kinds), at = head.at;
 END
 $$;
 COMMENT ON FUNCTION log_note(text[], text[]) IS 'Appends events that have no row of their own: refusals, exports, starts and stops, states of HSM and clock.';
@@ -115,6 +119,11 @@ AS $$
 DECLARE
     head record;
 BEGIN
+    IF coalesce(cardinality(ids), 0) = 0 THEN
+        -- Whether it could be done, asked again and again: a log that is halted is no fault here.
+        PERFORM FROM public.log_head FOR UPDATE;
+        RETURN;
+    END IF;
     -- A statement of its own: the next one's snapshot is taken under the lock, and sees what the
     -- earlier holder committed.
     SELECT * INTO STRICT head FROM public.log_open();
@@ -201,7 +210,7 @@ BEGIN
         FROM (SELECT a.kind, a.at, a.place, a.place - row_number() OVER (PARTITION BY a.kind ORDER BY a.place) AS run,
                      json_build_object('serial_number', encode(a.serial_number, 'hex'), 'device', a.device,
                          'issuer', a.issuer, 'by', a.principal, 'reason', a.reason,
-                         'reason_code', a.reason_code, 'at', a.at)::text AS event
+                         'reason_code', a.reason_code, 'crl_shard', a.crl_shard, 'at', a.at)::text AS event
               FROM (SELECT e.*,
                            (SELECT c.serial_number FROM public.claim c WHERE c.intent_id = e.intent_id) AS serial_number,
                            (SELECT c.device FROM public.claim c WHERE c.intent_id = e.intent_id) AS device,
@@ -343,6 +352,45 @@ END
 $$;
 COMMENT ON FUNCTION log_crl() IS 'Entries for CRLs: crl.';
 CREATE TRIGGER z_log AFTER INSERT ON crl FOR EACH ROW EXECUTE FUNCTION log_crl();
+
+-- A number that was published once is not given again, also when the CRL itself was lost with a
+-- restored database: its entry in the log is not.
+CREATE TABLE crl_floor (
+    issuer     text     NOT NULL,
+    shard      smallint NOT NULL,
+    crl_number bigint   NOT NULL,
+    PRIMARY KEY (issuer, shard)
+);
+COMMENT ON TABLE  crl_floor            IS 'Highest numbers of CRLs that were lost with a restored database.';
+COMMENT ON COLUMN crl_floor.issuer     IS 'Name of the issuer.';
+COMMENT ON COLUMN crl_floor.shard      IS 'As in crl.';
+COMMENT ON COLUMN crl_floor.crl_number IS 'The next CRL has the number after it.';
+
+CREATE OR REPLACE FUNCTION crl_succeed() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    newest public.crl;
+    before bigint;
+BEGIN
+    SELECT * INTO newest FROM public.crl c
+        WHERE c.issuer = NEW.issuer AND c.shard = NEW.shard ORDER BY c.crl_number DESC LIMIT 1;
+    before := greatest(coalesce(newest.crl_number, 0), coalesce(
+        (SELECT f.crl_number FROM public.crl_floor f WHERE f.issuer = NEW.issuer AND f.shard = NEW.shard), 0));
+    IF NEW.crl_number <= before THEN
+        RETURN NULL;
+    END IF;
+    IF NEW.crl_number <> before + 1 THEN
+        RAISE integrity_constraint_violation USING MESSAGE = 'a CRL number was left out';
+    END IF;
+    IF NEW.entries < newest.entries OR NEW.this_update < newest.this_update THEN
+        RAISE integrity_constraint_violation USING MESSAGE = 'a CRL is older than the one before it';
+    END IF;
+    DELETE FROM public.crl c
+        WHERE c.issuer = NEW.issuer AND c.shard = NEW.shard AND c.crl_number <= NEW.crl_number - 10;
+    RETURN NEW;
+END
+$$;
 
 CREATE FUNCTION log_batch() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -495,8 +543,8 @@ CREATE FUNCTION store_cosignature(of_size bigint, of_witness text, new_line text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    INSERT INTO public.cosignature (size, witness, line) VALUES (of_size, of_witness, new_line)
-        ON CONFLICT DO NOTHING;
+    INSERT INTO public.cosignature AS c (size, witness, line) VALUES (of_size, of_witness, new_line)
+        ON CONFLICT (witness, size) DO UPDATE SET line = EXCLUDED.line, at = EXCLUDED.at;
     DELETE FROM public.cosignature c
         WHERE c.witness = of_witness
           AND c.size <= (SELECT p.size FROM public.cosignature p WHERE p.witness = of_witness
@@ -533,8 +581,8 @@ BEGIN
         FROM work_order w));
     PERFORM log_append(e.kind, array_agg(json_build_object(
             'serial_number', encode(c.serial_number, 'hex'), 'device', c.device, 'issuer', e.issuer,
-            'by', e.principal, 'reason', e.reason, 'reason_code', e.reason_code, 'at', e.at)::text
-            ORDER BY e.at))
+            'by', e.principal, 'reason', e.reason, 'reason_code', e.reason_code,
+            'crl_shard', e.crl_shard, 'at', e.at)::text ORDER BY e.at))
         FROM life_event e JOIN claim c ON c.intent_id = e.intent_id
         GROUP BY e.kind ORDER BY e.kind;
 END
@@ -552,7 +600,7 @@ REVOKE ALL ON FUNCTION log_open(), log_leaf(bigint, timestamptz, text, text), lo
     log_approval(), log_crl(), log_batch(), log_chunk(), log_tile_grows(),
     store_checkpoint(bigint, bytea, text, smallint[], bigint[], bytea[]), store_cosignature(bigint, text, text)
     FROM PUBLIC;
-GRANT SELECT ON log_entry, log_tile, checkpoint, cosignature TO certfactory_service;
+GRANT SELECT ON log_entry, log_tile, checkpoint, cosignature, crl_floor TO certfactory_service;
 GRANT EXECUTE ON FUNCTION log_halt(text), log_note(text[], text[]),
     record_certificates(uuid[], bytea[], bytea[], text[]),
     store_checkpoint(bigint, bytea, text, smallint[], bigint[], bytea[]), store_cosignature(bigint, text, text)

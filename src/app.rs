@@ -173,7 +173,7 @@ impl App {
             metrics: issuance.clone(),
         });
 
-        log.follow(&config, &ca, Arc::new(LogMetrics::new(&registry)?));
+        log.follow(&config, &ca, Arc::new(LogMetrics::new(&registry)?))?;
         let principals = Data::new(Principals::default());
         principals.replace(
             ca.archive

@@ -14,9 +14,11 @@ pub mod issuer;
 pub mod jitp;
 pub mod migrate;
 pub mod order;
+pub mod reconcile;
 pub mod serve;
 pub mod signing_key;
 pub mod station;
+pub mod witness;
 
 use std::io::Write;
 use std::os::unix::process::CommandExt;
@@ -62,6 +64,8 @@ enum Command {
     Dev(dev::DevArguments),
     /// Bring the database to the schema this version knows.
     Migrate,
+    /// Put back what the journal knows and a restored database does not, before the service starts.
+    Reconcile(reconcile::ReconcileArguments),
     /// Check configuration, database and HSM, and say what is wrong.
     Doctor,
     /// Check or show the configuration.
@@ -82,6 +86,9 @@ enum Command {
     /// The log of everything: checkpoints, copies, verification.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// Co-sign the checkpoints of logs, somewhere else than where they are made.
+    #[command(subcommand)]
+    Witness(witness::WitnessCommand),
     /// Stations and people, through a running service.
     #[command(subcommand)]
     Station(station::StationCommand),
@@ -140,12 +147,14 @@ pub fn run(arguments: Arguments) -> ! {
         Command::Serve => serve::run(&global),
         Command::Dev(arguments) => dev::run(&arguments),
         Command::Migrate => migrate::run(&global),
+        Command::Reconcile(arguments) => reconcile::run(&global, &arguments),
         Command::Doctor => doctor::run(&global),
         Command::Config(command) => config::run(&global, &command),
         Command::Issuer(command) => issuer::run(&global, &command),
         Command::Cert(command) => cert::run(&global, &command),
         Command::Order(command) => order::run(&global, &command),
         Command::Batch(command) => batch::run(&global, &command),
+        Command::Witness(command) => witness::run(&global, &command),
         Command::Audit(command) => audit::run(&global, &command),
         Command::Station(command) => station::run(&global, &command),
         Command::Jitp(command) => jitp::run(&global, &command),

@@ -27,6 +27,7 @@ pub mod ledger;
 pub mod log;
 pub mod migrate;
 pub mod principals;
+pub mod restore;
 
 mod device_lists;
 mod lane;

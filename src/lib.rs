@@ -20,6 +20,7 @@
 //! * [`http`]: the REST front end
 //! * [`rehearsal`]: AWS IoT Core's part at a device's first connection, for the last station;
 //!   names only [`pki`]
+//! * [`witness`]: what co-signs a log's checkpoints, somewhere else; names only [`pki`]
 //! * [`manual`]: how an issuance works, the threat model, decisions, problems
 
 pub mod app;
@@ -36,3 +37,4 @@ pub mod metrics;
 pub mod pki;
 pub mod rehearsal;
 pub mod telemetry;
+pub mod witness;

@@ -24,6 +24,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("db", &["ca", "pki", "metrics", "telemetry"]),
     ("http", &["ca", "pki", "manual", "metrics", "telemetry"]),
     ("journal", &["telemetry"]),
+    ("witness", &["pki"]),
     (
         "jobs",
         &["ca", "pki", "db", "journal", "metrics", "telemetry"],
@@ -60,6 +61,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "metrics",
             "telemetry",
             "rehearsal",
+            "witness",
         ],
     ),
 ];

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use openssl::ssl::SslConnector;
+use openssl::ssl::SslMethod;
 use serde_json::json;
 
 use crate::ca::Ca;
@@ -13,8 +15,11 @@ use crate::ca::log::LogPart;
 use crate::ca::log::LogWatch;
 use crate::ca::log::NoteKind;
 use crate::config::Config;
+use crate::config::WitnessSection;
 use crate::jobs::log::Follower;
 use crate::jobs::log::LogSigning;
+use crate::jobs::log::outside;
+use crate::jobs::log::outside::Outside;
 use crate::jobs::log::start;
 use crate::jobs::log::start::Started;
 use crate::journal::Journal;
@@ -22,6 +27,7 @@ use crate::journal::JournalConfig;
 use crate::metrics::LogMetrics;
 use crate::pki::entry::LOG_KEY_NAME;
 use crate::pki::hex;
+use crate::pki::note::VerifierKey;
 
 /// How often it is looked whether HSM, clock and log are as they were.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
@@ -88,8 +94,20 @@ pub(super) async fn open(config: &Config, book: &dyn LogBook) -> anyhow::Result<
 
 impl Log {
     /// Follows the log from now on, and tells it that the service has started.
-    pub(super) fn follow(self, config: &Config, ca: &Arc<Ca>, metrics: Arc<LogMetrics>) {
+    pub(super) fn follow(
+        self,
+        config: &Config,
+        ca: &Arc<Ca>,
+        metrics: Arc<LogMetrics>,
+    ) -> anyhow::Result<()> {
         ca.tell(NoteKind::Started, beginning(config));
+        for witness in witnesses(config)? {
+            witness.start(Arc::clone(ca), Arc::clone(&metrics));
+        }
+        let section = config.raw.audit.as_ref();
+        if let Some(hours) = section.and_then(|audit| audit.witness_hours_max) {
+            outside::watch_age(Arc::clone(ca), hours, ca.clock.now());
+        }
         let follower = Follower {
             ca: Arc::clone(ca),
             signing: self.signing,
@@ -98,7 +116,30 @@ impl Log {
         };
         follower.start(self.started);
         tokio::spawn(keep_watching(Arc::clone(ca)));
+        Ok(())
     }
+}
+
+/// Where checkpoints go.
+fn witnesses(config: &Config) -> anyhow::Result<Vec<Outside>> {
+    let sections = config.raw.audit.iter().flat_map(|audit| &audit.witness);
+    let witness = |(section, key): (&WitnessSection, &VerifierKey)| {
+        let named = || format!("audit.witness `{}`", section.name);
+        let tls = match &section.ca {
+            Some(anchor) => {
+                let mut tls = SslConnector::builder(SslMethod::tls_client())?;
+                tls.set_ca_file(anchor).with_context(named)?;
+                Some(tls.build())
+            }
+            None => None,
+        };
+        Ok(Outside {
+            key: key.clone(),
+            url: section.url.parse().with_context(named)?,
+            tls,
+        })
+    };
+    sections.zip(&config.witnesses).map(witness).collect()
 }
 
 /// What runs, and by which configuration.

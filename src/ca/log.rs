@@ -4,6 +4,7 @@
 //! follows here comes after: [`LogWatch`] is how far the journal and the signed tree have come, and
 //! whether anything may still be issued.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
@@ -65,6 +66,9 @@ pub trait LogBook: Send + Sync {
         witness: String,
         line: String,
     ) -> PortFuture<'_, Result<(), LedgerFault>>;
+
+    /// Database time at which a witness last co-signed; `None`: none ever did.
+    fn acknowledged(&self) -> PortFuture<'_, Result<Option<DateTime<Utc>>, LedgerFault>>;
 
     /// Appends entries for what has no row of its own.
     fn note(&self, note: Note) -> PortFuture<'_, Result<(), LedgerFault>>;
@@ -158,10 +162,8 @@ pub enum NoteKind {
     Hsm,
     /// The clock is or is not trusted.
     Clock,
-    /// A witness co-signed again, or refused.
+    /// A witness co-signed again after a pause, or refused.
     Acknowledged,
-    /// So many notes could not be told.
-    Lost,
 }
 
 impl NoteKind {
@@ -177,7 +179,6 @@ impl NoteKind {
             Self::Hsm => "hsm",
             Self::Clock => "clock",
             Self::Acknowledged => "acknowledged",
-            Self::Lost => "lost",
         }
     }
 }
@@ -189,6 +190,8 @@ pub struct LogWatch {
     kept: watch::Sender<u64>,
     proved: watch::Sender<u64>,
     faults: Mutex<Faults>,
+    /// Witnesses that refuse, and why.
+    witnesses: Mutex<BTreeMap<String, String>>,
     news: Notify,
 }
 
@@ -220,6 +223,7 @@ impl LogWatch {
             kept: watch::Sender::new(0),
             proved: watch::Sender::new(0),
             faults: Mutex::default(),
+            witnesses: Mutex::default(),
             news: Notify::new(),
         }
     }
@@ -281,6 +285,25 @@ impl LogWatch {
             Some(reason) => Err(reason.clone()),
             None => Ok(()),
         }
+    }
+
+    /// Says that a witness refuses to co-sign, or with `None` that it does no longer.
+    pub fn set_witness(&self, name: &str, refuses: Option<String>) {
+        let mut witnesses = self
+            .witnesses
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match refuses {
+            Some(reason) => witnesses.insert(name.to_owned(), reason),
+            None => witnesses.remove(name),
+        };
+    }
+
+    /// Witnesses that refuse to co-sign, and why: they have seen another log than ours.
+    #[must_use]
+    pub fn refusing_witnesses(&self) -> BTreeMap<String, String> {
+        let witnesses = self.witnesses.lock();
+        witnesses.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn faults(&self) -> MutexGuard<'_, Faults> {

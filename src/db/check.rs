@@ -27,7 +27,7 @@ const STARTUP_MAX: Duration = Duration::from_secs(10);
 /// 2026-01-01: no clock that was ever set is before this program.
 const CLOCK_MIN: DateTime<Utc> = DateTime::from_timestamp_nanos(1_767_225_600_000_000_000);
 /// What the service may insert into but never change.
-const FINAL_TABLES: [&str; 8] = [
+const FINAL_TABLES: [&str; 12] = [
     "claim",
     "intent",
     "outcome",
@@ -36,6 +36,10 @@ const FINAL_TABLES: [&str; 8] = [
     "order_ticket",
     "order_device",
     "order_report",
+    "log_entry",
+    "log_tile",
+    "checkpoint",
+    "cosignature",
 ];
 
 /// Why the service must not start with this database.

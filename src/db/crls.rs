@@ -48,8 +48,10 @@ const NEWEST: &str = "
     SELECT issuer, shard, crl_number, this_update, next_update, entries, der
     FROM crl WHERE issuer = $1 AND shard = $2 ORDER BY crl_number DESC LIMIT 1";
 
-const NEWEST_NUMBER: &str =
-    "SELECT coalesce(max(crl_number), 0) FROM crl WHERE issuer = $1 AND shard = $2";
+/// Numbers that were lost with a restored database are taken, too.
+const NEWEST_NUMBER: &str = "SELECT greatest(
+        (SELECT coalesce(max(crl_number), 0) FROM crl WHERE issuer = $1 AND shard = $2),
+        (SELECT crl_number FROM crl_floor WHERE issuer = $1 AND shard = $2))";
 
 /// The trigger leaves out a number that is past, the key one that is being taken.
 const STORE: &str = "

@@ -7,6 +7,8 @@ use std::time::Duration;
 use std::time::Instant;
 
 use bytes::Bytes;
+use chrono::DateTime;
+use chrono::Utc;
 use sqlx::PgConnection;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
@@ -182,6 +184,16 @@ impl LogBook for PgLog {
                     .execute(connection)
                     .await?;
                 Ok(())
+            })
+        })
+    }
+
+    fn acknowledged(&self) -> PortFuture<'_, Result<Option<DateTime<Utc>>, LedgerFault>> {
+        self.ask(|connection| {
+            Box::pin(async move {
+                sqlx::query_scalar("SELECT max(at) FROM cosignature")
+                    .fetch_one(connection)
+                    .await
             })
         })
     }

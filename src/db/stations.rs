@@ -38,6 +38,9 @@ const SET_RIGHTS: &str = "UPDATE principal SET rights = $2 WHERE name = $1";
 
 const SET_DISABLED: &str = "UPDATE principal SET disabled = $2 WHERE name = $1";
 
+/// Until the transaction's end.
+const ACTOR: &str = "SELECT set_config('certfactory.actor', $1, true)";
+
 /// The newest code is the only one that is good.
 const CODE: &str = "WITH earlier AS (
         UPDATE enrolment SET expires_at = statement_timestamp()
@@ -123,6 +126,12 @@ impl Job for StationJob {
         let mut answers = Vec::with_capacity(jobs.len());
         for job in jobs {
             sqlx::raw_sql("BEGIN").execute(&mut *connection).await?;
+            if let Some(actor) = job.actor() {
+                sqlx::query(ACTOR)
+                    .bind(actor)
+                    .execute(&mut *connection)
+                    .await?;
+            }
             let answer = job.answer(connection).await?;
             sqlx::raw_sql("COMMIT").execute(&mut *connection).await?;
             answers.push(Ok(answer));
@@ -132,6 +141,15 @@ impl Job for StationJob {
 }
 
 impl StationJob {
+    /// Whom the log is to name for what is done.
+    fn actor(&self) -> Option<&str> {
+        match self {
+            Self::Act(_, by) | Self::Propose(_, _, by) | Self::Approve(_, _, by) => Some(by),
+            Self::UseCode(_, name, _) | Self::AddKey(name, _, _) => Some(name),
+            Self::Registrations(_) | Self::Proposals | Self::DevicesToday(_) => None,
+        }
+    }
+
     async fn answer(&self, connection: &mut PgConnection) -> Result<StationAnswer, sqlx::Error> {
         Ok(match self {
             Self::Registrations(name) => {

@@ -13,9 +13,13 @@ use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
+use serde_json::json;
 use uuid::Uuid;
 
+use crate::ca::Ca;
+use crate::ca::log::NoteKind;
 use crate::http::body;
+use crate::http::certificates;
 use crate::http::problem::Problem;
 use crate::http::problem::Slug;
 use crate::http::problem::internal;
@@ -108,6 +112,10 @@ pub async fn around(
     request.extensions_mut().insert(RequestId(id.clone()));
     let route = request.match_pattern().unwrap_or_else(|| "none".into());
     let method = request.method().clone();
+    let target = Target {
+        ca: request.app_data::<Data<Ca>>().cloned(),
+        path: certificates::printable(request.path()),
+    };
     let draining = around.flights.draining();
     let body = body::take(&mut request, &route).await;
     request.extensions_mut().insert(body);
@@ -160,6 +168,7 @@ pub async fn around(
         .get::<LogFields>()
         .cloned()
         .unwrap_or_default();
+    target.tell_refused(&id, &method, status, slug, &fields);
     log(&Line {
         id: &id,
         method: method.as_str(),
@@ -171,6 +180,37 @@ pub async fn around(
         fields,
     });
     Ok(response)
+}
+
+/// What was asked, for the log of everything.
+struct Target {
+    ca: Option<Data<Ca>>,
+    path: String,
+}
+
+impl Target {
+    /// That somebody known asked to change something and was refused. A flood is not told: its
+    /// rate is limited, and counted elsewhere.
+    fn tell_refused(
+        &self,
+        id: &str,
+        method: &Method,
+        status: StatusCode,
+        slug: &str,
+        fields: &LogFields,
+    ) {
+        let told = status.is_client_error()
+            && status != StatusCode::TOO_MANY_REQUESTS
+            && !method.is_safe()
+            && !fields.station.is_empty();
+        if let Some(ca) = self.ca.as_ref().filter(|_| told) {
+            let event = json!({
+                "by": fields.station, "method": method.as_str(), "path": self.path,
+                "problem": slug, "request": id,
+            });
+            ca.tell(NoteKind::Refused, event);
+        }
+    }
 }
 
 /// A closed set: a client may invent methods.

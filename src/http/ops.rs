@@ -40,6 +40,9 @@ pub async fn readyz(ca: Data<Ca>, flights: Data<Arc<Flights>>) -> HttpResponse {
     if let Err(reason) = ca.clock_trusted() {
         reasons.push(json!({ "component": "clock", "reason": reason }));
     }
+    if let Err(reason) = ca.log.ready() {
+        reasons.push(json!({ "component": "log", "reason": reason }));
+    }
     let mut names: Vec<&String> = ca.issuers.keys().collect();
     names.sort();
     let now = ca.clock.now();
@@ -60,6 +63,10 @@ pub async fn readyz(ca: Data<Ca>, flights: Data<Arc<Flights>>) -> HttpResponse {
     } else {
         HttpResponse::ServiceUnavailable()
     };
+    let refusing = ca.log.refusing_witnesses().into_iter();
+    let refusing = refusing.map(
+        |(witness, reason)| json!({ "component": "witness", "witness": witness, "reason": reason }),
+    );
     let warnings: Vec<_> = ca
         .endings(now)
         .into_iter()
@@ -70,6 +77,7 @@ pub async fn readyz(ca: Data<Ca>, flights: Data<Arc<Flights>>) -> HttpResponse {
             );
             json!({ "component": "issuer", "profile": ending.profile, "reason": reason, "within_days": ending.within_days })
         })
+        .chain(refusing)
         .collect();
     response.json(json!({ "ready": reasons.is_empty(), "reasons": reasons, "warnings": warnings }))
 }

@@ -5,6 +5,7 @@
 //! checkpoints against its own. Who signs is settled by the book's compare-and-swap. What does not
 //! fit halts the log, for all replicas, until a person has looked.
 
+pub mod outside;
 pub mod start;
 mod tree;
 

@@ -10,6 +10,7 @@ use super::pem;
 use super::tbs::LeafKind;
 use super::tbs::TbsCertificate;
 use super::tlv;
+use super::validity::Validity;
 use der::Decode;
 use der::Encode;
 use openssl::sha;
@@ -80,6 +81,31 @@ pub fn subject_of(certificate: &[u8]) -> Result<BTreeMap<AttributeType, String>,
     };
     let certificate = Certificate::from_der(&der).map_err(|fault| malformed(fault.to_string()))?;
     name::attributes_of(certificate.tbs_certificate().subject()).map_err(SubjectFault::Subject)
+}
+
+/// What the ledger keeps of a certificate beside its DER.
+#[derive(Clone, Debug)]
+pub struct CertificateParts {
+    /// DER of the `TBSCertificate`.
+    pub tbs: Vec<u8>,
+    /// Subject attributes.
+    pub subject: BTreeMap<AttributeType, String>,
+    /// Validity.
+    pub validity: Validity,
+}
+
+/// Takes a certificate of this service apart again. Its signature is not looked at.
+pub fn parts_of(der: &[u8]) -> Result<CertificateParts, SubjectFault> {
+    let malformed = |fault: der::Error| SubjectFault::Malformed(fault.to_string());
+    let certificate = Certificate::from_der(der).map_err(malformed)?;
+    let tbs = certificate.tbs_certificate();
+    let validity = Validity::from_x509(tbs.validity());
+    Ok(CertificateParts {
+        tbs: tbs.to_der().map_err(malformed)?,
+        subject: name::attributes_of(tbs.subject()).map_err(SubjectFault::Subject)?,
+        validity: validity
+            .ok_or_else(|| SubjectFault::Malformed("its validity is no time".to_owned()))?,
+    })
 }
 
 /// What a certificate says, whose signature verified under its issuer's key.

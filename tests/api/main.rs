@@ -16,6 +16,7 @@ mod load;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod audit;
 mod batch_lists;
 mod batches;
 mod crl;

@@ -19,6 +19,14 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("get", "/v1/certificates/{serial_number}", "oyyy n"),
     ("get", "/v1/certificates/{serial_number}/history", "oyyy n"),
     (
+        "get",
+        "/v1/certificates/{serial_number}/inclusion",
+        "oyyy n",
+    ),
+    ("get", "/v1/audit/checkpoint", "yyyy y"),
+    ("get", "/v1/audit/consistency", "yyyy y"),
+    ("get", "/v1/audit/tile/{path}", "yyyy y"),
+    (
         "post",
         "/v1/certificates/{serial_number}/challenge",
         "oynn n",
@@ -173,7 +181,9 @@ fn ask(world: &World, curl: &Curl, method: &str, path: &str) -> Response {
         };
     }
     let name = format!("x-{}", device.name);
-    if path.starts_with("/v1/orders") {
+    if path.starts_with("/v1/audit") {
+        address = address.replace("{path}", "0/000.p/1");
+    } else if path.starts_with("/v1/orders") {
         world.order("WO-roles", "lightbulb");
         address = address.replace("{name}", "WO-roles");
         body = json!({ "name": name, "profile": "lightbulb", "quantity": 1 });

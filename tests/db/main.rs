@@ -21,6 +21,7 @@ mod fixture;
 mod kind;
 mod ledger;
 mod lives;
+mod log;
 mod orders;
 mod schema;
 mod startup;

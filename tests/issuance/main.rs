@@ -20,6 +20,7 @@ mod database;
 mod hsm;
 mod life;
 mod load;
+mod log;
 mod orders;
 mod process;
 mod profiles;

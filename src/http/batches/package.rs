@@ -9,10 +9,12 @@ use actix_web::http::header;
 use actix_web::web;
 use actix_web::web::{Bytes, Data, Path};
 use futures_util::stream;
+use serde_json::json;
 
 use crate::ca::Ca;
 use crate::ca::batch::Batch;
 use crate::ca::batch::State;
+use crate::ca::log::NoteKind;
 use crate::http::batches;
 use crate::http::batches::BatchBody;
 use crate::http::batches::Batches;
@@ -21,6 +23,7 @@ use crate::http::problem::Problem;
 use crate::http::problem::ProblemBody;
 use crate::http::problem::Slug;
 use crate::http::problem::internal;
+use crate::pki::hex;
 
 /// How often a follower is told.
 const EVERY: Duration = Duration::from_secs(1);
@@ -45,7 +48,7 @@ pub async fn package(
     ca: Data<Ca>,
     here: Data<Batches>,
 ) -> Result<HttpResponse, Problem> {
-    batches::operator(&request, who)?;
+    let by = batches::operator(&request, who)?.name.clone();
     let directory = here.directory()?.to_owned();
     let batch = batches::found(&path, &ca).await?;
     if batch.keys_destroyed.is_some() {
@@ -73,6 +76,8 @@ pub async fn package(
     if i64::try_from(file.metadata().len()).ok() != Some(packed.length) {
         return Err(internal("the package's file is not what was recorded"));
     }
+    let event = json!({ "batch": batch.id, "by": by, "sha256": hex(&packed.sha256) });
+    ca.tell(NoteKind::Delivered, event);
     let tar = "application/x-tar".parse().map_err(internal)?;
     let file = file
         .use_etag(true)

@@ -8,6 +8,7 @@ use actix_web::web::{Bytes, Data};
 use chrono::{DateTime, Utc};
 use futures_util::stream;
 use serde::Serialize;
+use serde_json::json;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -17,6 +18,7 @@ use crate::ca::KindFilter;
 use crate::ca::Role;
 use crate::ca::SearchFilter;
 use crate::ca::Status;
+use crate::ca::log::NoteKind;
 use crate::http::certificates::CertificateBody;
 use crate::http::certificates::issuer;
 use crate::http::certificates::note;
@@ -84,7 +86,13 @@ pub async fn search(
         }
         query.filter.station = Some(principal.name.clone());
     }
-    match Form::accepted(request.headers())? {
+    let form = Form::accepted(request.headers())?;
+    if !matches!(form, Form::Page) {
+        let filter = printable(request.query_string());
+        let event = json!({ "what": "certificates", "by": principal.name, "filter": filter });
+        ca.tell(NoteKind::Exported, event);
+    }
+    match form {
         Form::Page => page(&request, &ca, query).await,
         Form::Lines => Ok(stream(ca, query, "application/x-ndjson", "", |body| {
             serde_json::to_string(body).unwrap_or_default() + "\n"
