@@ -13,6 +13,7 @@ pub const PAGES: &[(&str, &str)] = &[
     ("threat-model", include_str!("manual/threat-model.md")),
     ("decisions", include_str!("manual/decisions.md")),
     ("batches", include_str!("manual/batches.md")),
+    ("audit", include_str!("manual/audit.md")),
     ("stations", include_str!("manual/stations.md")),
     ("life", include_str!("manual/life.md")),
     ("aws-roads", include_str!("manual/aws-roads.md")),
@@ -31,6 +32,9 @@ pub mod orders {}
 
 #[doc = include_str!("manual/batches.md")]
 pub mod batches {}
+
+#[doc = include_str!("manual/audit.md")]
+pub mod audit {}
 
 #[doc = include_str!("manual/stations.md")]
 pub mod stations {}

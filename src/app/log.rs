@@ -31,6 +31,8 @@ use crate::pki::note::VerifierKey;
 
 /// How often it is looked whether HSM, clock and log are as they were.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// How long after the start they are first looked at.
+const SETTLED_AFTER: Duration = Duration::from_secs(5);
 /// Octets of a segment of the journal.
 const SEGMENT_LENGTH: u64 = 64 << 20;
 
@@ -114,8 +116,9 @@ impl Log {
             journal: self.journal,
             metrics,
         };
+        let signed = follower.signing.is_some();
         follower.start(self.started);
-        tokio::spawn(keep_watching(Arc::clone(ca)));
+        tokio::spawn(keep_watching(Arc::clone(ca), signed));
         Ok(())
     }
 }
@@ -161,12 +164,14 @@ fn beginning(config: &Config) -> serde_json::Value {
 }
 
 /// Tells the log when an issuer's key or the clock becomes unusable, and when it is again.
-async fn keep_watching(ca: Arc<Ca>) {
+async fn keep_watching(ca: Arc<Ca>, signed: bool) {
     let mut before: BTreeMap<String, Option<String>> = BTreeMap::new();
     let instance = ca.instance.get();
+    // That keys have not proved themselves in the first moments is no news.
+    tokio::time::sleep(SETTLED_AFTER).await;
     loop {
         let keys = ca.issuers.keys().map(String::as_str);
-        for issuer in keys.chain([LOG_KEY_NAME]) {
+        for issuer in keys.chain(signed.then_some(LOG_KEY_NAME)) {
             let reason = ca.signer.ready(issuer).err();
             if changes(&mut before, issuer, reason.as_ref()) {
                 let event = json!({ "instance": instance, "issuer": issuer, "signs": reason.is_none(), "reason": reason });

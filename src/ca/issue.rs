@@ -312,8 +312,11 @@ impl Ca {
         deadline: Instant,
     ) -> Result<IssuedCertificate, IssueError> {
         let at = Instant::now();
-        let kept = self.may_leave(&record, deadline).await;
-        kept.map_err(IssueError::Log)?;
+        if let Err(reason) = self.may_leave(&record, deadline).await {
+            // A database that is away keeps the journal from filling, too.
+            self.ledger.ready().map_err(LedgerFault::Unavailable)?;
+            return Err(IssueError::Log(reason));
+        }
         self.stage("journal", at);
         Ok(IssuedCertificate { record, replayed })
     }

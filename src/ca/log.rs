@@ -5,9 +5,12 @@
 //! whether anything may still be issued.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -34,6 +37,11 @@ use crate::pki::merkle::leaf_hash;
 use crate::pki::tile::TileSet;
 use crate::pki::tile::tiles_for;
 
+/// Events that may wait to be told; more are counted and not told.
+const TELLING_MAX: usize = 1_000;
+/// How long an event is tried to be told, and how often.
+const TELL_MAX: Duration = Duration::from_mins(1);
+const TELL_AGAIN: Duration = Duration::from_millis(500);
 /// How long a service that stops waits to have told so.
 const STOPPED_MAX: Duration = Duration::from_secs(1);
 
@@ -193,6 +201,7 @@ pub struct LogWatch {
     /// Witnesses that refuse, and why.
     witnesses: Mutex<BTreeMap<String, String>>,
     news: Notify,
+    telling: AtomicUsize,
 }
 
 /// Each `None` while all is well.
@@ -225,6 +234,7 @@ impl LogWatch {
             faults: Mutex::default(),
             witnesses: Mutex::default(),
             news: Notify::new(),
+            telling: AtomicUsize::new(0),
         }
     }
 
@@ -427,15 +437,28 @@ impl Ca {
         Ok(tiles)
     }
 
-    /// Tells the log, in its own time: nobody waits for it.
+    /// Tells the log, in its own time: nobody waits for it. While the database is away it is tried
+    /// again for a while; what then is still not told is counted.
     pub fn tell(&self, kind: NoteKind, event: Value) {
-        let book = std::sync::Arc::clone(&self.log_book);
+        let (book, log) = (Arc::clone(&self.log_book), Arc::clone(&self.log));
         let lost = self.metrics.notes_lost.clone();
+        if log.telling.fetch_add(1, Ordering::Relaxed) >= TELLING_MAX {
+            log.telling.fetch_sub(1, Ordering::Relaxed);
+            lost.inc();
+            return;
+        }
         tokio::spawn(async move {
-            if let Err(fault) = book.note(Note { kind, event }).await {
-                lost.inc();
-                tracing::warn!(kind = kind.as_str(), %fault, "not told to the log");
+            let until = Instant::now() + TELL_MAX;
+            let note = Note { kind, event };
+            while let Err(fault) = book.note(note.clone()).await {
+                if Instant::now() >= until {
+                    lost.inc();
+                    tracing::warn!(kind = kind.as_str(), %fault, "not told to the log");
+                    break;
+                }
+                tokio::time::sleep(TELL_AGAIN).await;
             }
+            log.telling.fetch_sub(1, Ordering::Relaxed);
         });
     }
 

@@ -17,6 +17,7 @@ use crate::hsm;
 use crate::http::tls::Tls;
 use crate::metrics::HsmMetrics;
 use crate::metrics::TlsMetrics;
+use crate::pki::entry::LOG_KEY_NAME;
 use crate::pki::report;
 
 /// Time for a token to open and prove its keys.
@@ -130,7 +131,15 @@ fn hsm(config: &Config) -> anyhow::Result<Vec<Finding>> {
                 .map(|()| "signs, and verifies under the configured public key".into()),
         )
     });
-    let findings = findings.chain(responders).chain(report_key).collect();
+    let log_key = config.log_key.iter().map(|_| {
+        Finding::new(
+            "hsm key of the log's checkpoints",
+            hsm.ready(LOG_KEY_NAME)
+                .map(|()| "signs, and verifies under the configured public key".into()),
+        )
+    });
+    let findings = findings.chain(responders).chain(report_key);
+    let findings = findings.chain(log_key).collect();
     hsm.shutdown();
     Ok(findings)
 }

@@ -229,6 +229,7 @@ impl Problem {
             | Slug::HsmUnavailable
             | Slug::DatabaseUnavailable => Some(1),
             Slug::BatchElsewhere => Some(5),
+            Slug::LogUnavailable => Some(5),
             Slug::ClockUntrusted | Slug::IssuerExpired => Some(60),
             _ => None,
         }

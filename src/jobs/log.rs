@@ -23,6 +23,7 @@ use crate::ca::log::NewCheckpoint;
 use crate::ca::log::StoredCheckpoint;
 use crate::ca::log::StoredTile;
 use crate::jobs::log::tree::Tree;
+use crate::journal::APPEND_LENGTH_MAX;
 use crate::journal::Entry;
 use crate::journal::Journal;
 use crate::metrics::LogMetrics;
@@ -165,19 +166,20 @@ impl Follower {
     async fn keep(&self, position: &mut Position, mut entries: Vec<Entry>) {
         let Some(journal) = &self.journal else { return };
         entries.retain(|entry| entry.index >= position.kept);
-        let Some(next) = entries.last().map(|entry| entry.index + 1) else {
-            return;
-        };
-        match journal.append(entries).await {
-            Ok(()) => {
-                position.kept = next;
-                self.ca.log.set_kept(next);
-                self.ca.log.set_fault(LogPart::Journal, None);
-            }
-            Err(fault) => {
+        while !entries.is_empty() {
+            let rest = entries.split_off(fitting(&entries));
+            let next = entries
+                .last()
+                .map_or(position.kept, |entry| entry.index + 1);
+            if let Err(fault) = journal.append(entries).await {
                 let reason = format!("the journal: {fault}");
                 self.ca.log.set_fault(LogPart::Journal, Some(reason));
+                return;
             }
+            position.kept = next;
+            self.ca.log.set_kept(next);
+            self.ca.log.set_fault(LogPart::Journal, None);
+            entries = rest;
         }
     }
 
@@ -308,6 +310,16 @@ impl Attempt {
         let newest = book.checkpoint().await.map_err(|e| e.to_string())?;
         newest.ok_or_else(|| "a checkpoint that was stored is gone".to_owned())
     }
+}
+
+/// How many entries the journal takes at once; at least one.
+fn fitting(entries: &[Entry]) -> usize {
+    let mut room = APPEND_LENGTH_MAX;
+    let fits = |entry: &&Entry| {
+        room = room.checked_sub(entry.leaf.len()).unwrap_or_default();
+        room > 0
+    };
+    entries.iter().take_while(fits).count().max(1)
 }
 
 fn gauge(number: u64) -> i64 {

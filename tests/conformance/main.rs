@@ -264,6 +264,40 @@ fn our_own_verify_command_agrees_and_refuses_a_stranger() {
 }
 
 #[test]
+fn sigstore_accepts_a_checkpoint_and_the_proof_that_a_certificate_is_in_the_log() {
+    let world = shared();
+    let station = world.client("station-01");
+    let body = issued(&station.issue(&Device::p256().request("lightbulb")));
+    let serial = body["serial_number"].as_str().unwrap();
+    let answer = station.get(&format!("/v1/certificates/{serial}/inclusion"));
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let dir = TempDir::new().unwrap();
+    let proof = dir.path().join("inclusion.json");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance/log.py");
+    let key = world.dir.join("head-office/log.pem");
+    let ask = |inclusion: &serde_json::Value| {
+        std::fs::write(&proof, inclusion.to_string()).unwrap();
+        run(&python("python"), &[&script, &key, &proof])
+    };
+    let inclusion = answer.json();
+    let (good, said) = ask(&inclusion);
+    assert!(
+        good && said.contains("verified dev.example/certfactory"),
+        "{said}"
+    );
+    let mut other = inclusion.clone();
+    other["log_index"] = (other["log_index"].as_u64().unwrap() - 1).into();
+    assert!(!ask(&other).0, "another place was accepted");
+    let mut other = inclusion;
+    let text = other["checkpoint"]
+        .as_str()
+        .unwrap()
+        .replacen("dev.example", "dev.exampl", 1);
+    other["checkpoint"] = text.into();
+    assert!(!ask(&other).0, "another log's name was accepted");
+}
+
+#[test]
 fn openssl_gnutls_and_pkilint_accept_the_crls_and_believe_them() {
     let world = shared();
     let dir = TempDir::new().unwrap();

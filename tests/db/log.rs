@@ -63,7 +63,11 @@ async fn certificates_and_notes_of_two_replicas_are_one_gapless_log_in_the_order
                 .unwrap();
             let kind = NoteKind::Refused;
             let event = json!({ "request": wanted.id });
-            log.note(Note { kind, event }).await.unwrap();
+            let note = Note { kind, event };
+            // its lane may not be connected yet
+            while log.note(note.clone()).await.is_err() {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
             record
         }));
     }
@@ -117,7 +121,8 @@ async fn a_certificate_that_is_recorded_twice_has_one_entry() {
 #[tokio::test]
 async fn an_entry_that_cannot_be_written_takes_its_row_with_it() {
     let database = Postgres::shared().database().await;
-    issue(&ledger(&database).await, &intent()).await;
+    let ledger = ledger(&database).await;
+    issue(&ledger, &intent()).await;
     database
         .execute("UPDATE log_head SET at = now() + interval '1 hour'")
         .await;

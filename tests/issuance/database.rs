@@ -199,7 +199,7 @@ fn a_locked_table_keeps_nobody_beyond_the_deadline() {
 fn poison(own: &OwnWorld, table: &str, device: &Device) {
     own.world.sql(&format!(
         "CREATE FUNCTION poison() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-            IF (SELECT device FROM claim WHERE intent_id = NEW.intent_id) = '{}' THEN RAISE EXCEPTION 'poison'; END IF;
+            IF (SELECT device FROM public.claim WHERE intent_id = NEW.intent_id) = '{}' THEN RAISE EXCEPTION 'poison'; END IF;
             RETURN NEW;
         END $$;
         CREATE CONSTRAINT TRIGGER poison AFTER INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION poison()",

@@ -254,7 +254,14 @@ impl History {
                 "{device}'s certificate is not the one in the ledger"
             );
         }
-        let gapless = "SELECT count(*) = coalesce(max(log_index) + 1, 0) AND count(*) = (SELECT size FROM log_head) FROM outcome WHERE log_index IS NOT NULL";
+        let gapless = "SELECT count(*) = coalesce(max(log_index) + 1, 0) AND count(*) = (SELECT size FROM log_head) FROM log_entry";
         assert_eq!(world.sql(gapless), "t", "the log has a gap");
+        let told = "SELECT count(*) FROM outcome o FULL JOIN (SELECT log_index FROM log_entry WHERE leaf LIKE '%\"kind\":\"issued\"%') e
+            USING (log_index) WHERE (o.der IS NOT NULL AND e.log_index IS NULL) OR o.intent_id IS NULL";
+        assert_eq!(
+            world.sql(told),
+            "0",
+            "a certificate without its entry, or an entry without its certificate"
+        );
     }
 }

@@ -210,7 +210,7 @@ fn whatever_is_changed_in_the_database_is_found_and_named() {
         (format!("UPDATE outcome SET der = set_byte(der, 100, 1), fingerprint = sha256(set_byte(der, 100, 1)) WHERE log_index = {}", index(2)), entry(2)),
         (format!("UPDATE claim SET live = false WHERE serial_number = '\\x{}'", serial(3)), entry(3)),
         // a leaf is edited
-        (format!("UPDATE log_entry SET leaf = set_byte(leaf, 40, 48) WHERE log_index = {}", index(1)), entry(1)),
+        (format!("UPDATE log_entry SET leaf = set_byte(leaf, 40, get_byte(leaf, 40) # 1) WHERE log_index = {}", index(1)), entry(1)),
         // two leaves are swapped
         (format!("UPDATE log_entry a SET leaf = b.leaf FROM log_entry b WHERE a.log_index IN ({0}, {1}) AND b.log_index IN ({0}, {1}) AND a.log_index <> b.log_index", index(2), index(3)), entry(2)),
         // rows are deleted
@@ -249,7 +249,9 @@ fn a_service_does_not_start_on_a_log_whose_edge_was_changed() {
     own.kill_service();
     let backup = dump(&own);
     for change in [
-        format!("UPDATE log_entry SET leaf = set_byte(leaf, 40, 48) WHERE log_index = {index}"),
+        format!(
+            "UPDATE log_entry SET leaf = set_byte(leaf, 40, get_byte(leaf, 40) # 1) WHERE log_index = {index}"
+        ),
         "UPDATE log_tile SET hashes = set_byte(hashes, 70, get_byte(hashes, 70) # 1)".to_owned(),
         "DELETE FROM log_tile".to_owned(),
         "UPDATE checkpoint SET root = sha256('x')".to_owned(),

@@ -29,7 +29,7 @@ fn after_a_restore_and_a_year_the_same_request_gets_the_same_certificate() {
         .collect();
     let newest = |own: &OwnWorld| {
         own.world
-            .sql("SELECT size FROM log_head")
+            .sql("SELECT max(log_index) FROM outcome")
             .parse::<u64>()
             .unwrap()
     };
@@ -46,6 +46,9 @@ fn after_a_restore_and_a_year_the_same_request_gets_the_same_certificate() {
     let stop = "ON_ERROR_STOP=1";
     let restore = ["-X", "-q", "-d", "postgres", "-v", stop, "-f", dump];
     own.world.postgres("psql", &restore);
+    // What the log was told between the backup and the end.
+    let reconciled = own.world.program(&["reconcile"]).output().unwrap();
+    assert!(reconciled.status.success(), "{reconciled:?}");
     own.start_service();
     own.wait_ready(seconds(15));
     for ((body, key), first) in requests.iter().zip(&first) {
@@ -75,5 +78,5 @@ fn after_a_restore_and_a_year_the_same_request_gets_the_same_certificate() {
     }
     // And the log goes on where it was.
     let next = issued(&station.issue(&Device::p256().request("lightbulb")));
-    assert_eq!(next["log_index"], logged);
+    assert!(next["log_index"].as_u64().unwrap() > logged);
 }

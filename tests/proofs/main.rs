@@ -11,6 +11,7 @@
     reason = "a test that unwraps fails where it should, looks again after a nap, and is nobody's library"
 )]
 
+mod audit;
 mod batches;
 mod flood;
 mod handshakes;
@@ -50,6 +51,8 @@ fn main() {
         Some("batches-line") => batches::line(number(1, 3), seconds(number(2, 15))),
         Some("batches-list") => batches::list(number(1, 100_000)),
         Some("batches-full-disk") => batches::full_disk(number(1, 30_000)),
+        Some("log-kills") => audit::kills(number(1, 20)),
+        Some("log-latency") => audit::latency(number(1, 20)),
         Some("orders") => orders::orders(number(1, 1_000), number(2, 10)),
         Some("handshakes") => {
             let most = arguments.get(2).map(|_| number(2, 0));
@@ -62,7 +65,7 @@ fn main() {
         Some("idle-connections") => idle::idle(number(1, 10_000)),
         _ => {
             eprintln!(
-                "usage: proofs batches-kills [DEVICES [KILLS]] | batches-line [PAIRS [SECONDS]] | batches-list [DEVICES] | batches-full-disk [DEVICES] | handshakes [SECONDS [PER_SECOND_MAX]] | flood [PAIRS [SECONDS [PER_SECOND]]] | idle-connections [COUNT] | kills [COUNT] | database-outage [SECONDS] | hsm-outage [AWAY_SECONDS FROZEN_SECONDS] | orders [QUANTITY KILLS] | crl [ENTRIES SECONDS] | ocsp [SECONDS]"
+                "usage: proofs batches-kills [DEVICES [KILLS]] | batches-line [PAIRS [SECONDS]] | batches-list [DEVICES] | batches-full-disk [DEVICES] | handshakes [SECONDS [PER_SECOND_MAX]] | flood [PAIRS [SECONDS [PER_SECOND]]] | idle-connections [COUNT] | kills [COUNT] | log-kills [COUNT] | log-latency [COUNT] | database-outage [SECONDS] | hsm-outage [AWAY_SECONDS FROZEN_SECONDS] | orders [QUANTITY KILLS] | crl [ENTRIES SECONDS] | ocsp [SECONDS]"
             );
             std::process::exit(2);
         }

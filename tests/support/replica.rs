@@ -34,6 +34,9 @@ impl Second {
         config["http"]["listen"] = format!("127.0.0.1:{api}").into();
         config["operations"]["listen"] = format!("127.0.0.1:{operations}").into();
         config["repository"]["listen"] = format!("127.0.0.1:{}", free_port()).into();
+        let journal = dir.join("journal-2");
+        std::fs::create_dir(&journal).unwrap();
+        config["audit"]["journal"]["directory"] = journal.to_str().unwrap().into();
         config["hsm"][0]["environment"]["SOFTHSM2_CONF"] = conf_2.to_str().unwrap().into();
         config["issuance"]
             .as_table_mut()
