@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use actix_web::Error;
 use actix_web::HttpMessage;
+use actix_web::HttpResponse;
 use actix_web::body::BoxBody;
 use actix_web::dev::ServiceRequest;
 use actix_web::dev::ServiceResponse;
@@ -16,6 +17,7 @@ use actix_web::web::Data;
 use uuid::Uuid;
 
 use crate::http::body;
+use crate::http::pages;
 use crate::http::problem::Problem;
 use crate::http::problem::Slug;
 use crate::http::problem::internal;
@@ -114,7 +116,8 @@ pub async fn around(
 
     let response = if draining {
         let problem = Problem::new(Slug::Overloaded, "the service is shutting down; try again");
-        Ok(request.into_response(problem.response(&id)))
+        let answer = refusal(&problem, request.path(), &id);
+        Ok(request.into_response(answer))
     } else {
         next.call(request).await
     };
@@ -126,7 +129,10 @@ pub async fn around(
         .response()
         .error()
         .and_then(|e| e.as_error::<Problem>())
-        .map(|p| (p.slug, p.cause.clone(), p.leaves_at, p.response(&id)));
+        .map(|p| {
+            let answer = refusal(p, response.request().path(), &id);
+            (p.slug, p.cause.clone(), p.leaves_at, answer)
+        });
     let mut slug = "";
     let mut cause = None;
     if let Some((kind, because, leaves_at, with_id)) = problem {
@@ -171,6 +177,15 @@ pub async fn around(
         fields,
     });
     Ok(response)
+}
+
+/// A problem in the form that whoever asked can read: a person at a page, or a program.
+fn refusal(problem: &Problem, path: &str, id: &str) -> HttpResponse {
+    if pages::are_at(path) {
+        pages::problem(problem, id)
+    } else {
+        problem.response(id)
+    }
 }
 
 /// A closed set: a client may invent methods.
