@@ -62,7 +62,7 @@ pub async fn show(
         kind: intent.kind.as_str(),
         status: life.record.status.as_str(),
         order: order.map(|name| Link::new("order", name)).transpose()?,
-        batch: batch.map(|id| Link::new("batch", &id)).transpose()?,
+        batch,
         steps: steps(&life, &chain, ca.clock.now()),
         chain: generations(&life.record, &chain),
         proof,
@@ -138,7 +138,8 @@ struct CertificatePage {
     kind: &'static str,
     status: &'static str,
     order: Option<Link>,
-    batch: Option<Link>,
+    /// `Err`: none was found, in so many words.
+    batch: Result<Link, String>,
     /// What happened, oldest first.
     steps: Vec<Step>,
     /// All certificates of the device, oldest first; empty where this is the only one.
@@ -209,6 +210,8 @@ struct Fact {
     value: String,
     /// Digits, or a name as it stands in a certificate.
     exact: bool,
+    /// It needs a line of its own.
+    long: bool,
 }
 
 /// All certificates of the same device, oldest first.
@@ -239,11 +242,12 @@ fn generations(record: &CertificateRecord, chain: &[CertificateRecord]) -> Vec<G
     chain.iter().map(generation).collect()
 }
 
-/// The batch that a certificate came from: one that was created before it, by whoever asked for it,
-/// for the same, and not ended before it.
-async fn batch(ca: &Ca, record: &CertificateRecord) -> Result<Option<String>, Problem> {
+/// The batch that a certificate was issued for: one that was created before it, by whoever asked for
+/// it, for the same, and not ended before it.
+async fn batch(ca: &Ca, record: &CertificateRecord) -> Result<Result<Link, String>, Problem> {
     let intent = &record.intent;
     let batches = ca.batches.list(Some(intent.id), BATCHES_MAX).await?;
+    let looked_at = batches.len();
     for batch in batches {
         let definition = &batch.definition;
         let may_be = batch.created.0 == intent.principal
@@ -259,10 +263,14 @@ async fn batch(ca: &Ca, record: &CertificateRecord) -> Result<Option<String>, Pr
             ..SearchFilter::default()
         };
         if !ca.archive.search(filter, 1, None).await?.items.is_empty() {
-            return Ok(Some(batch.id.to_string()));
+            return Ok(Ok(Link::new("batch", &batch.id.to_string())?));
         }
     }
-    Ok(None)
+    Ok(Err(if i64::try_from(looked_at) == Ok(BATCHES_MAX) {
+        format!("none of the {BATCHES_MAX} before it")
+    } else {
+        "none".to_owned()
+    }))
 }
 
 async fn proof(ca: &Ca, index: i64) -> Result<Proof, Problem> {
@@ -394,35 +402,53 @@ fn title(status: Status) -> &'static str {
 
 fn key(origin: KeyOrigin) -> &'static str {
     match origin {
-        KeyOrigin::Request => "the device's, in a request that it signed",
-        KeyOrigin::PublicKey => "the device's, on a list",
-        KeyOrigin::Made => "made here, encrypted to the batch's recipient",
+        KeyOrigin::Request => "the device’s, in a request that it signed",
+        KeyOrigin::PublicKey => "the device’s, on a list",
+        KeyOrigin::Made => "made here, encrypted to the batch’s recipient",
     }
 }
 
 fn facts(record: &CertificateRecord) -> Vec<Fact> {
     let intent = &record.intent;
-    let mut facts = Vec::new();
-    let mut fact = |name, value: String, exact| facts.push(Fact { name, value, exact });
-    fact("Serial number", intent.serial_number.to_hex(), true);
-    fact("Fingerprint (SHA-256)", hex(&record.fingerprint), true);
-    fact("Public key (SHA-256)", hex(&intent.spki_sha256), true);
+    let fact = |name, value: &str| Fact {
+        name,
+        value: value.to_owned(),
+        exact: false,
+        long: false,
+    };
+    let exact = |name, value: &str| Fact {
+        exact: true,
+        ..fact(name, value)
+    };
+    let long = |name, value: &str| Fact {
+        long: true,
+        ..exact(name, value)
+    };
     let subject = intent.subject.iter();
     let subject = subject.map(|(kind, value)| format!("{}={value}", kind.short_name()));
     let subject: Vec<String> = subject.collect();
-    fact("Subject", subject.join(", "), true);
-    fact("Device identity", intent.device.clone(), true);
-    if let Some(thing) = &intent.thing_name {
-        fact("AWS IoT thing", thing.clone(), true);
-    }
-    fact("Kind", intent.kind.as_str().to_owned(), false);
-    fact("Profile", intent.profile.clone(), false);
-    fact("Profile (SHA-256)", hex(&intent.profile_sha256), true);
-    fact("Issuer", intent.issuer.clone(), false);
-    fact("Asked for by", intent.principal.clone(), false);
     let time = |time: DateTime<Utc>| format!("{} UTC", Moment::from(time).text);
-    fact("Valid from", time(intent.validity.not_before), false);
-    fact("Valid until", time(intent.validity.not_after), false);
-    fact("Log entry", record.log_index.to_string(), false);
-    facts
+    let thing = intent.thing_name.as_deref();
+    vec![
+        long("Subject", &subject.join(", ")),
+        long("Serial number", &intent.serial_number.to_hex()),
+        long(
+            "Fingerprint (SHA-256), AWS IoT’s certificateId",
+            &hex(&record.fingerprint),
+        ),
+        long("Public key (SHA-256)", &hex(&intent.spki_sha256)),
+        exact("Device identity", &intent.device),
+        thing.map_or_else(
+            || fact("AWS IoT thing", "none"),
+            |thing| exact("AWS IoT thing", thing),
+        ),
+        fact("Kind", intent.kind.as_str()),
+        fact("Issuer", &intent.issuer),
+        fact("Asked for by", &intent.principal),
+        fact("Valid from", &time(intent.validity.not_before)),
+        fact("Valid until", &time(intent.validity.not_after)),
+        fact("Log entry", &record.log_index.to_string()),
+        fact("Profile", &intent.profile),
+        long("Profile as it was (SHA-256)", &hex(&intent.profile_sha256)),
+    ]
 }

@@ -112,7 +112,7 @@ fn export(
 #[template(path = "search.html", config = "src/http/pages/askama.toml")]
 struct SearchPage {
     frame: Frame,
-    /// What is in the box.
+    /// What was in the box. It comes back empty: a scanner types, and clears nothing.
     text: String,
     /// What is wrong with what was asked.
     fault: Option<String>,
