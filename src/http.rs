@@ -14,6 +14,7 @@ pub mod middleware;
 pub mod ocsp;
 pub mod ops;
 pub mod orders;
+pub mod pages;
 pub mod places;
 pub mod principal;
 pub mod problem;
@@ -113,6 +114,7 @@ pub fn api(config: &mut ServiceConfig) {
         .service(readable("/v1/approvals").route(web::get().to(stations::proposals)))
         .service(postable("/v1/approvals/{id}").route(web::post().to(stations::approve)))
         .configure(audit_routes)
+        .configure(page_routes)
         .service(readable("/v1/profiles").route(web::get().to(issuers::profiles)))
         .service(readable("/v1/issuers").route(web::get().to(issuers::list)))
         .service(
@@ -167,6 +169,29 @@ fn audit_routes(config: &mut ServiceConfig) {
         .service(
             readable("/v1/certificates/{serial_number}/inclusion")
                 .route(web::get().to(audit::inclusion)),
+        );
+}
+
+fn page_routes(config: &mut ServiceConfig) {
+    config
+        .service(readable("/audit").route(web::get().to(pages::search::show)))
+        .service(readable("/audit/export.csv").route(web::get().to(pages::search::export_csv)))
+        .service(
+            readable("/audit/export.ndjson").route(web::get().to(pages::search::export_ndjson)),
+        )
+        .service(readable("/audit/style.css").route(web::get().to(pages::style)))
+        .service(readable("/audit/icon.svg").route(web::get().to(pages::icon)))
+        .service(
+            readable("/audit/certificates/{serial_number}")
+                .route(web::get().to(pages::certificate::show)),
+        )
+        .service(
+            readable("/audit/certificates/{serial_number}/certificate.pem")
+                .route(web::get().to(pages::certificate::pem)),
+        )
+        .service(
+            readable("/audit/certificates/{serial_number}/certificate.der")
+                .route(web::get().to(pages::certificate::der)),
         );
 }
 

@@ -1,6 +1,7 @@
 //! `audit`: the log of everything, and whether it is what it was.
 
 mod bundle;
+mod query;
 mod verify;
 
 use anyhow::Context;
@@ -31,6 +32,8 @@ use crate::pki::note::VerifierKey;
 /// The log.
 #[derive(Subcommand)]
 pub enum AuditCommand {
+    /// Search the ledger, and save all matches.
+    Query(query::QueryArguments),
     /// Print the newest checkpoint, verified; with an earlier one, that the log only grew since.
     Checkpoint(CheckpointArguments),
     /// Copy the log, its tree and its checkpoint into a directory (C2SP tlog-tiles).
@@ -57,11 +60,22 @@ pub struct CheckpointArguments {
 /// Runs one.
 pub fn run(global: &Global, command: &AuditCommand) -> Outcome {
     match command {
+        AuditCommand::Query(arguments) => query::run(global, arguments),
         AuditCommand::Checkpoint(arguments) => checkpoint(global, arguments),
         AuditCommand::Export(arguments) => bundle::run(global, arguments),
         AuditCommand::Verify(arguments) => verify::run(global, arguments),
         AuditCommand::LogKey => signing_key::run(global, "audit.log_key", signing_key::log_key),
     }
+}
+
+/// The service, asked by the auditor unless somebody else is named.
+fn auditor(global: &Global, connect: &Connect) -> anyhow::Result<Client> {
+    let mut connect = connect.clone();
+    let beside = global.config.parent().unwrap_or(Path::new("."));
+    connect
+        .client_certificate
+        .get_or_insert_with(|| beside.join("clients/auditor.pem"));
+    Client::new(&connect, &global.config)
 }
 
 /// The service's answer as this command's failure.

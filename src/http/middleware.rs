@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use actix_web::Error;
 use actix_web::HttpMessage;
+use actix_web::HttpResponse;
 use actix_web::body::BoxBody;
 use actix_web::dev::ServiceRequest;
 use actix_web::dev::ServiceResponse;
@@ -20,6 +21,7 @@ use crate::ca::Ca;
 use crate::ca::log::NoteKind;
 use crate::http::body;
 use crate::http::certificates;
+use crate::http::pages;
 use crate::http::problem::Problem;
 use crate::http::problem::Slug;
 use crate::http::problem::internal;
@@ -122,7 +124,8 @@ pub async fn around(
 
     let response = if draining {
         let problem = Problem::new(Slug::Overloaded, "the service is shutting down; try again");
-        Ok(request.into_response(problem.response(&id)))
+        let answer = refusal(&problem, request.path(), &id);
+        Ok(request.into_response(answer))
     } else {
         next.call(request).await
     };
@@ -134,7 +137,10 @@ pub async fn around(
         .response()
         .error()
         .and_then(|e| e.as_error::<Problem>())
-        .map(|p| (p.slug, p.cause.clone(), p.leaves_at, p.response(&id)));
+        .map(|p| {
+            let answer = refusal(p, response.request().path(), &id);
+            (p.slug, p.cause.clone(), p.leaves_at, answer)
+        });
     let mut slug = "";
     let mut cause = None;
     if let Some((kind, because, leaves_at, with_id)) = problem {
@@ -210,6 +216,15 @@ impl Target {
             });
             ca.tell(NoteKind::Refused, event);
         }
+    }
+}
+
+/// A problem in the form that whoever asked can read: a person at a page, or a program.
+fn refusal(problem: &Problem, path: &str, id: &str) -> HttpResponse {
+    if pages::are_at(path) {
+        pages::problem(problem, id)
+    } else {
+        problem.response(id)
     }
 }
 

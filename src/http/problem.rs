@@ -7,6 +7,7 @@ use std::fmt;
 use std::time::Instant;
 
 use actix_web::HttpResponse;
+use actix_web::HttpResponseBuilder;
 use actix_web::ResponseError;
 use actix_web::http::StatusCode;
 use actix_web::http::header;
@@ -205,8 +206,14 @@ impl Problem {
             instance: request_id.into(),
             violations: self.violations.clone(),
         };
+        self.head(request_id)
+            .content_type("application/problem+json")
+            .body(serde_json::to_vec(&body).unwrap_or_default())
+    }
+
+    /// The response without its body: status, and when to try again or what else to try.
+    pub(super) fn head(&self, request_id: &str) -> HttpResponseBuilder {
         let mut response = HttpResponse::build(self.slug.status());
-        response.content_type("application/problem+json");
         let usual = || {
             let seconds = self.retry_after_seconds()?;
             Some(seconds + spread(request_id, seconds))
@@ -217,7 +224,7 @@ impl Problem {
         if let Some(allow) = self.allow {
             response.insert_header((header::ALLOW, allow));
         }
-        response.body(serde_json::to_vec(&body).unwrap_or_default())
+        response
     }
 
     /// When a retry makes sense, and only then.

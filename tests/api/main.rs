@@ -29,6 +29,7 @@ mod life;
 mod limits;
 mod ocsp;
 mod orders;
+mod pages;
 mod principals;
 mod refusals;
 mod reports;

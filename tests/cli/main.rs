@@ -25,6 +25,7 @@ mod issuer;
 mod jitp;
 mod kit;
 mod orders;
+mod query;
 mod secrets;
 mod stations;
 mod verification;

@@ -15,8 +15,8 @@ use serde_json::json;
 use crate::cli::Failure;
 use crate::cli::Global;
 use crate::cli::Outcome;
+use crate::cli::audit::auditor;
 use crate::cli::audit::no;
-use crate::cli::client::Client;
 use crate::cli::client::Connect;
 use crate::cli::client::Connection;
 use crate::pki::merkle::Hash;
@@ -63,12 +63,7 @@ pub(super) fn export(
     connect: &Connect,
     directory: &Path,
 ) -> Result<(u64, u64), Failure> {
-    let mut connect = connect.clone();
-    let beside = global.config.parent().unwrap_or(Path::new("."));
-    connect
-        .client_certificate
-        .get_or_insert_with(|| beside.join("clients/auditor.pem"));
-    let client = Client::new(&connect, &global.config)?;
+    let client = auditor(global, connect)?;
     crate::cli::runtime()?.block_on(async {
         let connection = client.connect().await;
         let mut connection =

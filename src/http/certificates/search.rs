@@ -2,6 +2,7 @@
 
 use actix_web::HttpRequest;
 use actix_web::HttpResponse;
+use actix_web::HttpResponseBuilder;
 use actix_web::http::header;
 use actix_web::http::header::HeaderMap;
 use actix_web::web::{Bytes, Data};
@@ -15,6 +16,7 @@ use uuid::Uuid;
 use crate::ca::Ca;
 use crate::ca::CertificateRecord;
 use crate::ca::KindFilter;
+use crate::ca::Principal;
 use crate::ca::Role;
 use crate::ca::SearchFilter;
 use crate::ca::Status;
@@ -86,25 +88,20 @@ pub async fn search(
         }
         query.filter.station = Some(principal.name.clone());
     }
-    let form = Form::accepted(request.headers())?;
-    if !matches!(form, Form::Page) {
-        let filter = printable(request.query_string());
-        let event = json!({ "what": "certificates", "by": principal.name, "filter": filter });
-        ca.tell(NoteKind::Exported, event);
-    }
-    match form {
+    match Form::accepted(request.headers())? {
         Form::Page => page(&request, &ca, query).await,
-        Form::Lines => Ok(stream(ca, query, "application/x-ndjson", "", |body| {
-            serde_json::to_string(body).unwrap_or_default() + "\n"
-        })),
-        Form::Table => Ok(stream(
-            ca,
-            query,
-            "text/csv; charset=utf-8",
-            CSV_HEADER,
-            csv_row,
-        )),
+        Form::All(rows) => {
+            tell_exported(&request, &ca, &principal);
+            Ok(all(&mut HttpResponse::Ok(), ca, query, rows))
+        }
     }
+}
+
+/// Tells the log who takes which rows out of the house.
+pub(in crate::http) fn tell_exported(request: &HttpRequest, ca: &Ca, principal: &Principal) {
+    let filter = printable(request.query_string());
+    let event = json!({ "what": "certificates", "by": principal.name, "filter": filter });
+    ca.tell(NoteKind::Exported, event);
 }
 
 async fn page(request: &HttpRequest, ca: &Ca, query: SearchQuery) -> Result<HttpResponse, Problem> {
@@ -122,17 +119,29 @@ async fn page(request: &HttpRequest, ca: &Ca, query: SearchQuery) -> Result<Http
     Ok(response.json(PageBody { items, next }))
 }
 
+/// How all matches are written.
+#[derive(Clone, Copy)]
+pub(in crate::http) enum Rows {
+    /// NDJSON, a line each.
+    Lines,
+    /// CSV, with a header.
+    Table,
+}
+
 /// Sends all matches, page by page as the client takes them; memory holds one page.
 ///
 /// Should the database fail on the way, the connection breaks: a client never takes a part for the
 /// whole.
-fn stream(
+pub(in crate::http) fn all(
+    response: &mut HttpResponseBuilder,
     ca: Data<Ca>,
     query: SearchQuery,
-    content_type: &'static str,
-    head: &'static str,
-    row: fn(&CertificateBody) -> String,
+    rows: Rows,
 ) -> HttpResponse {
+    let (content_type, head, row): (_, _, fn(&CertificateBody) -> String) = match rows {
+        Rows::Lines => ("application/x-ndjson", "", ndjson_row),
+        Rows::Table => ("text/csv; charset=utf-8", CSV_HEADER, csv_row),
+    };
     let start = Some((query.cursor, head.to_owned()));
     let chunks = stream::try_unfold(start, move |state| {
         let (ca, filter) = (ca.clone(), query.filter.clone());
@@ -146,9 +155,7 @@ fn stream(
             Ok(Some((Bytes::from(text), rest)))
         }
     });
-    HttpResponse::Ok()
-        .content_type(content_type)
-        .streaming(chunks)
+    response.content_type(content_type).streaming(chunks)
 }
 
 fn bodies(ca: &Ca, records: &[CertificateRecord]) -> Vec<CertificateBody> {
@@ -165,8 +172,7 @@ fn bodies(ca: &Ca, records: &[CertificateRecord]) -> Vec<CertificateBody> {
 /// What `Accept` asks for.
 enum Form {
     Page,
-    Lines,
-    Table,
+    All(Rows),
 }
 
 impl Form {
@@ -177,8 +183,8 @@ impl Form {
         for range in accept.to_str().unwrap_or_default().split(',') {
             match range.split(';').next().unwrap_or_default().trim() {
                 "application/json" | "application/*" | "*/*" => return Ok(Self::Page),
-                "application/x-ndjson" => return Ok(Self::Lines),
-                "text/csv" => return Ok(Self::Table),
+                "application/x-ndjson" => return Ok(Self::All(Rows::Lines)),
+                "text/csv" => return Ok(Self::All(Rows::Table)),
                 _ => {}
             }
         }
@@ -190,6 +196,10 @@ impl Form {
 }
 
 const CSV_HEADER: &str = "serial_number,fingerprint_sha256,profile,issuer,station,order,CN,serialNumber,C,thing_name,not_before,not_after,issued_at,status,log_index\r\n";
+
+fn ndjson_row(body: &CertificateBody) -> String {
+    serde_json::to_string(body).unwrap_or_default() + "\n"
+}
 
 fn csv_row(body: &CertificateBody) -> String {
     let subject = |name: &str| body.subject.get(name).map_or("", String::as_str);
@@ -241,22 +251,29 @@ fn next_page(query: &str, cursor: &str) -> String {
 }
 
 /// A search's parameters, each checked.
-struct SearchQuery {
-    filter: SearchFilter,
-    limit: i64,
-    cursor: Option<Uuid>,
+pub(in crate::http) struct SearchQuery {
+    /// What must hold.
+    pub(in crate::http) filter: SearchFilter,
+    /// Items on a page.
+    pub(in crate::http) limit: i64,
+    /// Where the page starts.
+    pub(in crate::http) cursor: Option<Uuid>,
 }
 
 impl SearchQuery {
-    fn parse(query: &str) -> Result<Self, Problem> {
+    /// From the query of an address.
+    pub(in crate::http) fn parse(query: &str) -> Result<Self, Problem> {
+        Self::from_pairs(pairs(query)?)
+    }
+
+    /// From a query's names and values.
+    pub(in crate::http) fn from_pairs(pairs: Vec<(String, String)>) -> Result<Self, Problem> {
         let invalid = |name: &str, why: &str| {
             Problem::new(
                 Slug::InvalidParameter,
                 format!("{}: {why}", printable(name)),
             )
         };
-        let pairs: Vec<(String, String)> = serde_urlencoded::from_str(query)
-            .map_err(|e| Problem::new(Slug::InvalidParameter, e.to_string()))?;
         let mut seen = std::collections::BTreeSet::new();
         let mut parsed = Self {
             filter: SearchFilter::default(),
@@ -350,6 +367,12 @@ impl SearchQuery {
         }
         Ok(parsed)
     }
+}
+
+/// The names and values of an address's query.
+pub(in crate::http) fn pairs(query: &str) -> Result<Vec<(String, String)>, Problem> {
+    serde_urlencoded::from_str(query)
+        .map_err(|e| Problem::new(Slug::InvalidParameter, e.to_string()))
 }
 
 fn kind(word: &str) -> Option<KindFilter> {
