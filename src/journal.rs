@@ -103,7 +103,7 @@ impl Journal {
     /// Locks the journal, reads and verifies its newest segment, cuts a torn tail, and starts the
     /// thread. Begins the first segment in an empty directory. Blocks while it reads.
     ///
-    /// Only the newest segment is looked at: [`read`] verifies all. Fails with
+    /// Only the newest segment is looked at: [`read()`] verifies all. Fails with
     /// [`JournalFault::Damaged`] if that segment is broken anywhere but at its end; nothing has been
     /// changed then.
     pub fn open(config: JournalConfig) -> Result<Opened, JournalFault> {

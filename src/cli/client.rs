@@ -35,7 +35,7 @@ pub struct Connect {
     )]
     pub url: Uri,
     /// Client certificate, PEM. Without it: `clients/station-01.pem` beside the configuration, or
-    /// `clients/operator.pem` and `clients/administrator.pem` for what only they may do.
+    /// `clients/operator.pem`, `clients/administrator.pem` and `clients/auditor.pem` for what is theirs.
     #[arg(long, env = "CERTFACTORY_CLIENT_CERTIFICATE")]
     pub client_certificate: Option<PathBuf>,
     /// Client key, PEM. Without it: the certificate's name with `.key`.

@@ -320,6 +320,8 @@ fn pages_hold_everything_once_newest_first_and_an_export_is_what_rest_exports() 
     assert_eq!(found, made);
 
     let html = read(&path);
+    // How long a certificate has waited depends on when one asks.
+    let age = Regex::new(r#""unconfirmed_seconds":\d+"#).unwrap();
     for (name, form) in [("CSV", "text/csv"), ("NDJSON", "application/x-ndjson")] {
         let address = link(&html, &format!("Export {name}")).unwrap();
         let (bare, filter) = address.split_once('?').unwrap();
@@ -333,8 +335,6 @@ fn pages_hold_everything_once_newest_first_and_an_export_is_what_rest_exports() 
         assert_eq!(filter, format!("order={order}&status=issued"));
         let rest = auditor.get_as(&format!("/v1/certificates?{filter}"), form);
         assert_eq!(export.header("content-type"), rest.header("content-type"));
-        // How long a certificate has waited depends on when one asks.
-        let age = Regex::new(r#""unconfirmed_seconds":\d+"#).unwrap();
         let timeless = |answer: Response| age.replace_all(&answer.text(), "").into_owned();
         let lines = timeless(export);
         assert_eq!(lines, timeless(rest));
@@ -469,13 +469,13 @@ fn a_certificate_of_a_batch_names_it() {
     let table = read(&format!("/audit?batch={id}"));
     let made = rows(&table);
     assert_eq!(made.len(), 3);
+    let address = Regex::new(r#"href="(/audit\?batch=[^"]+)""#).unwrap();
     for serial in made {
         let html = story(&serial);
         assert!(
             html.contains("made here, encrypted to the batch’s recipient"),
             "{html}"
         );
-        let address = Regex::new(r#"href="(/audit\?batch=[^"]+)""#).unwrap();
         let address = address.captures(&html).expect("no batch")[1].to_owned();
         assert_eq!(
             address.replace('-', ""),

@@ -234,7 +234,7 @@ fn what_goes_wrong_has_its_exit_code_and_leaves_no_file() {
 }
 
 /// Answers one request with these octets over the world's own TLS, then hangs up.
-fn answers_once(answer: String) -> String {
+pub fn answers_once(answer: String) -> String {
     let tls = shared().dir.join("tls");
     let mut acceptor = SslAcceptor::mozilla_intermediate(SslMethod::tls_server()).unwrap();
     acceptor

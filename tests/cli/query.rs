@@ -4,6 +4,7 @@ use openssl::x509::X509;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::export::answers_once;
 use crate::run;
 use crate::support::device::Device;
 use crate::support::world::{free_port, issued, shared};
@@ -90,6 +91,31 @@ fn a_file_is_whole_or_as_it_was() {
         1,
         "a part was left"
     );
+}
+
+#[test]
+fn an_answer_that_breaks_off_is_never_taken_for_the_whole() {
+    let (bodies, _) = order(1);
+    let line = format!("{}\n", bodies[0]);
+    let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+    let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
+    let whole = format!("{head}{}{}0\r\n\r\n", chunk(&line[..9]), chunk(&line[9..]));
+    let broken = format!("{head}{}", chunk(&line));
+    let cut = format!("{head}{}0\r\n\r\n", chunk(&line[..line.len() / 2]));
+    for (answer, code) in [(whole, 0), (broken, 5), (cut, 5)] {
+        for format in ["table", "csv", "ndjson"] {
+            let dir = TempDir::new().unwrap();
+            let file = dir.path().join("ledger");
+            let url = answers_once(answer.clone());
+            let query = ["audit", "query", "--format", format, "--url", &url];
+            let to = ["--output", text(&file)];
+            run(shared(), &[&query[..], &to].concat())
+                .silent()
+                .fails(code);
+            let left = std::fs::read_dir(dir.path()).unwrap().count();
+            assert_eq!((file.exists(), left), (code == 0, usize::from(code == 0)));
+        }
+    }
 }
 
 #[test]

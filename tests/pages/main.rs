@@ -21,6 +21,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use browser::Browser;
+use browser::SHIFT;
 use support::device::Device;
 use support::world::{issued, shared};
 
@@ -70,9 +71,12 @@ fn an_auditor_scans_a_number_reads_the_story_and_exports_an_order() {
     let others = [0, 1].map(|_| certificate(&Device::p256(), &order));
     let browser = Browser::of("auditor");
 
-    // A hand scanner types, and presses Enter; nobody has touched the mouse.
+    // A hand scanner types, and presses Enter; nobody has touched mouse or keyboard.
     browser.open("/audit");
-    browser.type_in("#q", &format!("{}\n", serial(&second)));
+    browser.scan(serial(&others[1]));
+    browser.wait_for(&format!("/audit/certificates/{}", serial(&others[1])));
+    // And again: the page that one scan found waits for the next.
+    browser.scan(serial(&second));
     browser.wait_for(&format!("/audit/certificates/{}", serial(&second)));
     let story = browser.text("main");
     for part in [
@@ -88,13 +92,11 @@ fn an_auditor_scans_a_number_reads_the_story_and_exports_an_order() {
     assert_eq!(browser.title(), format!("{} · certfactory", device.name));
 
     browser.back();
+    browser.wait_for(&format!("/audit/certificates/{}", serial(&others[1])));
+    browser.back();
     browser.wait_for("/audit");
-    assert_eq!(
-        browser.active(),
-        "q",
-        "the box does not wait for the next scan"
-    );
-    browser.type_in("#f-order", &format!("{order}\n"));
+    browser.click("#f-order");
+    browser.press(&format!("{order}\n"));
     browser.wait_until("the order's rows", |browser| browser.count("tbody tr") == 4);
     let newest = browser.text("tbody tr:nth-child(1)");
     assert!(newest.contains(serial(&others[1])), "{newest}");
@@ -123,12 +125,12 @@ fn an_auditor_scans_a_number_reads_the_story_and_exports_an_order() {
     // Without the filter, the newest of all; and the second certificate of the device by its name.
     browser.click(".chips a");
     browser.wait_for("/audit");
-    browser.type_in("#q", &format!("{}\n", device.name));
+    browser.scan(&device.name);
     browser.wait_until("both certificates", |browser| {
         browser.count("tbody tr") == 2
     });
     // Whoever scans again finds an empty box.
-    browser.type_in("#q", &format!("{}\n", serial(&others[0])));
+    browser.scan(serial(&others[0]));
     browser.wait_for(&format!("/audit/certificates/{}", serial(&others[0])));
     browser.was_quiet();
 }
@@ -139,9 +141,9 @@ fn the_keyboard_alone_goes_everywhere_and_the_focus_is_seen() {
     let made = certificate(&Device::p256(), &order);
     let browser = Browser::of("auditor");
     browser.open(&format!("/audit?order={order}"));
-    assert_eq!(browser.active(), "q");
+    browser.wait_until("ready for a scan", |browser| browser.active() == "q");
     // Back over the name of the product to the very first: past all that is above the content.
-    browser.press("\u{e008}\t\t\u{e000}");
+    browser.press(&format!("{SHIFT}\t\t"));
     assert_eq!(
         browser.script("return document.activeElement.className"),
         "skip"
@@ -160,12 +162,8 @@ fn the_keyboard_alone_goes_everywhere_and_the_focus_is_seen() {
     );
     while browser.script(here) != wanted.as_str() {
         browser.press("\t");
-        assert_eq!(
-            browser.script(ring),
-            true,
-            "the focus is not seen at {}",
-            browser.script(here)
-        );
+        let at = browser.script("return document.activeElement.outerHTML");
+        assert_eq!(browser.script(ring), true, "the focus is not seen at {at}");
         stops += 1;
         assert!(stops < 60, "the certificate is out of reach");
     }

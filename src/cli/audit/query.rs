@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
 use crate::cli::Failure;
@@ -68,35 +69,60 @@ pub(super) fn run(global: &Global, arguments: &QueryArguments) -> Outcome {
         return Err(Failure::new(2, anyhow!(what)));
     }
     let path = format!("/v1/certificates?{}", serde_urlencoded::to_string(&query)?);
-    let people = !global.json && arguments.output.is_none() && std::io::stdout().is_terminal();
-    let usual = if people {
+    let seen = arguments.output.is_none() && std::io::stdout().is_terminal();
+    let usual = if seen && !global.json {
         Format::Table
     } else {
         Format::Ndjson
     };
     let format = arguments.format.unwrap_or(usual);
     let client = auditor(global, &arguments.connect)?;
+    let search = Search {
+        path,
+        format,
+        meter: if seen {
+            ProgressBar::hidden()
+        } else {
+            meter()?
+        },
+    };
     let count = match &arguments.output {
         None => {
             let mut out = BufWriter::new(std::io::stdout().lock());
-            let count = transfer(&client, &path, format, &mut out)?;
+            let count = transfer(&client, &search, &mut out)?;
             out.flush()?;
             count
         }
-        Some(file) => save(&client, &path, format, file)?,
+        Some(file) => save(&client, &search, file)?,
     };
+    search.meter.finish_and_clear();
     eprintln!("{count} certificates");
     Ok(())
 }
 
+/// What is searched, and how it is written.
+struct Search {
+    /// The address.
+    path: String,
+    format: Format,
+    /// Counts lines where nobody sees them.
+    meter: ProgressBar,
+}
+
+/// On a terminal's standard error; elsewhere it shows nothing.
+fn meter() -> anyhow::Result<ProgressBar> {
+    let style = ProgressStyle::with_template("{spinner} {human_pos} lines, {elapsed}")?;
+    Ok(ProgressBar::no_length().with_style(style))
+}
+
 /// Into a file, which is replaced when the new one is whole.
-fn save(client: &Client, path: &str, format: Format, file: &Path) -> Result<u64, Failure> {
+fn save(client: &Client, search: &Search, file: &Path) -> Result<u64, Failure> {
     let mut part = file.as_os_str().to_owned();
     part.push(".part");
     let part = PathBuf::from(part);
     let named = || part.display().to_string();
     let mut out = BufWriter::new(File::create(&part).with_context(named)?);
-    let saved = transfer(client, path, format, &mut out).and_then(|count| {
+    let saved = transfer(client, search, &mut out).and_then(|count| {
         let inner = out.into_inner();
         let inner = inner.map_err(std::io::IntoInnerError::into_error);
         inner
@@ -113,30 +139,26 @@ fn save(client: &Client, path: &str, format: Format, file: &Path) -> Result<u64,
 }
 
 /// Takes the service's answer as it comes; how many certificates it has.
-fn transfer(
-    client: &Client,
-    path: &str,
-    format: Format,
-    out: &mut impl Write,
-) -> Result<u64, Failure> {
-    let accept = match format {
+fn transfer(client: &Client, search: &Search, out: &mut impl Write) -> Result<u64, Failure> {
+    let accept = match search.format {
         Format::Csv => "text/csv",
         Format::Table | Format::Ndjson => "application/x-ndjson",
     };
     crate::cli::runtime()?.block_on(async {
         let mut connection = client.connect().await.map_err(down)?;
-        let answer = connection.stream(path, &[("accept", accept)]).await;
+        let answer = connection.stream(&search.path, &[("accept", accept)]).await;
         let answer = answer.map_err(down)?;
         if !answer.status.is_success() {
             return Err(problem(answer).await);
         }
-        match format {
+        let meter = &search.meter;
+        match search.format {
             Format::Csv => {
-                let lines = copy(answer, out).await?;
+                let lines = copy(answer, meter, out).await?;
                 Ok(lines.saturating_sub(1))
             }
-            Format::Ndjson => copy(answer, out).await,
-            Format::Table => table(answer, out).await,
+            Format::Ndjson => copy(answer, meter, out).await,
+            Format::Table => table(answer, meter, out).await,
         }
     })
 }
@@ -158,12 +180,17 @@ async fn problem(mut answer: Stream) -> Failure {
 }
 
 /// As it is; how many lines it has. No value that is recorded has a line break in it.
-async fn copy(mut answer: Stream, out: &mut impl Write) -> Result<u64, Failure> {
+async fn copy(
+    mut answer: Stream,
+    meter: &ProgressBar,
+    out: &mut impl Write,
+) -> Result<u64, Failure> {
     let (mut lines, mut last) = (0, b'\n');
     while let Some(octets) = answer.next().await.map_err(down)? {
         lines += octets.split(|octet| *octet == b'\n').skip(1).count() as u64;
         last = octets.last().copied().unwrap_or(last);
         out.write_all(&octets)?;
+        meter.set_position(lines);
     }
     if last == b'\n' {
         Ok(lines)
@@ -173,7 +200,11 @@ async fn copy(mut answer: Stream, out: &mut impl Write) -> Result<u64, Failure> 
 }
 
 /// Some columns of it, of a width that is known before the last row is.
-async fn table(mut answer: Stream, out: &mut impl Write) -> Result<u64, Failure> {
+async fn table(
+    mut answer: Stream,
+    meter: &ProgressBar,
+    out: &mut impl Write,
+) -> Result<u64, Failure> {
     writeln!(out, "{}", cells(|(name, ..)| (*name).to_owned()))?;
     let (mut lines, mut line) = (0, Vec::new());
     while let Some(octets) = answer.next().await.map_err(down)? {
@@ -193,6 +224,7 @@ async fn table(mut answer: Stream, out: &mut impl Write) -> Result<u64, Failure>
             lines += 1;
             line.clear();
         }
+        meter.set_position(lines);
     }
     if line.is_empty() {
         Ok(lines)
