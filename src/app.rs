@@ -149,11 +149,7 @@ impl App {
             signer: Arc::clone(&hsm) as Arc<dyn Signer>,
             orders: Arc::clone(&ledger) as Arc<dyn OrderBook>,
             report_key: config.report_key.clone(),
-            tickets: TicketTrust {
-                site: config.raw.site.id.clone(),
-                keys: config.ticket_keys.clone(),
-                required: config.raw.site.tickets_required,
-            },
+            tickets: ticket_trust(&config),
             lives: Arc::clone(&ledger) as Arc<dyn LifeBook>,
             station_book: Arc::clone(&ledger) as Arc<dyn StationBook>,
             daily_caps: DailyCaps::default(),
@@ -161,11 +157,7 @@ impl App {
             batches: Arc::new(batches),
             log_book,
             log: Arc::clone(&log.watch),
-            stations: config.raw.stations.as_ref().map(|section| StationIssuing {
-                issuer: section.issuer.clone(),
-                days: section.days,
-                four_eyes: section.four_eyes,
-            }),
+            stations: station_issuing(&config),
             ledger: ledger as Arc<dyn Ledger>,
             archive: archive as Arc<dyn Archive>,
             clock_watch: ClockWatch::new(config.clock_difference_max, clock.now()),
@@ -259,6 +251,23 @@ impl App {
             .ok();
         tracing::info!(in_flight = self.flights.in_flight(), "stopped");
     }
+}
+
+fn ticket_trust(config: &Config) -> TicketTrust {
+    TicketTrust {
+        site: config.raw.site.id.clone(),
+        keys: config.ticket_keys.clone(),
+        required: config.raw.site.tickets_required,
+    }
+}
+
+fn station_issuing(config: &Config) -> Option<StationIssuing> {
+    let section = config.raw.stations.as_ref()?;
+    Some(StationIssuing {
+        issuer: section.issuer.clone(),
+        days: section.days,
+        four_eyes: section.four_eyes,
+    })
 }
 
 /// Shows when each issuer's certificate ends.

@@ -276,9 +276,10 @@ impl LogWatch {
         if *fault == reason {
             return;
         }
-        match &reason {
-            Some(reason) => tracing::error!(?part, reason, "nothing is issued"),
-            None => tracing::info!(?part, "works again"),
+        if let Some(reason) = &reason {
+            tracing::error!(?part, reason, "nothing is issued");
+        } else {
+            tracing::info!(?part, "works again");
         }
         *fault = reason;
     }

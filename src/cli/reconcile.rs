@@ -51,16 +51,16 @@ pub fn run(global: &Global, arguments: &ReconcileArguments) -> Outcome {
         archive_connections_max: 1,
     };
     crate::cli::runtime()?.block_on(async {
-        let mut restorer = Restorer::connect(&owner).await?;
-        let size = restorer.size();
-        let missing = missing(&journals, size, &mut restorer).await?;
+        let mut ledger = Restorer::connect(&owner).await?;
+        let size = ledger.size();
+        let missing = missing(&journals, size, &mut ledger).await?;
         let end = size + u64::try_from(missing.len()).unwrap_or(u64::MAX);
         if !arguments.dry_run {
             for run in missing.chunks(RUN) {
-                restorer.put_back(run).await?;
+                ledger.put_back(run).await?;
             }
         }
-        let restored = restorer.close().await?;
+        let restored = ledger.close().await?;
         if global.json {
             return crate::cli::print_json(&json!({
                 "entries_before": size, "entries_in_journal": end, "restored": !arguments.dry_run,
@@ -86,7 +86,7 @@ pub fn run(global: &Global, arguments: &ReconcileArguments) -> Outcome {
 async fn missing(
     journals: &[PathBuf],
     size: u64,
-    restorer: &mut Restorer,
+    ledger: &mut Restorer,
 ) -> anyhow::Result<Vec<(u64, Bytes)>> {
     let mut found = std::collections::BTreeMap::<u64, Bytes>::new();
     for directory in journals {
@@ -105,7 +105,7 @@ async fn missing(
         }
     }
     if let Some(before) = size.checked_sub(1).and_then(|index| found.remove(&index)) {
-        let own = restorer.leaf(size - 1).await?;
+        let own = ledger.leaf(size - 1).await?;
         if own.as_deref() != Some(&before[..]) {
             return Err(anyhow!(
                 "entry {} of the database is another one than in the journal: they are not of one log",

@@ -141,6 +141,7 @@ struct Life {
 }
 
 #[derive(Deserialize)]
+#[expect(clippy::struct_field_names, reason = "as entries name them")]
 struct Crl {
     issuer: String,
     shard: Option<i16>,
@@ -148,6 +149,7 @@ struct Crl {
 }
 
 #[derive(Deserialize)]
+#[expect(clippy::struct_field_names, reason = "as entries name them")]
 struct Order {
     order: String,
     profile: String,
@@ -170,6 +172,7 @@ struct Closing {
 }
 
 #[derive(Deserialize)]
+#[expect(clippy::struct_field_names, reason = "as entries name them")]
 struct Principal {
     principal: String,
     role: String,

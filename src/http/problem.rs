@@ -235,8 +235,7 @@ impl Problem {
             | Slug::Overloaded
             | Slug::HsmUnavailable
             | Slug::DatabaseUnavailable => Some(1),
-            Slug::BatchElsewhere => Some(5),
-            Slug::LogUnavailable => Some(5),
+            Slug::BatchElsewhere | Slug::LogUnavailable => Some(5),
             Slug::ClockUntrusted | Slug::IssuerExpired => Some(60),
             _ => None,
         }

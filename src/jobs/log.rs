@@ -226,7 +226,7 @@ impl Follower {
             return;
         }
         position.signed_at = Instant::now();
-        let (tiles, waiting) = tree.to_store();
+        let (tiles, waiting) = tree.unstored();
         let attempt = Attempt {
             ca: Arc::clone(&self.ca),
             signing: signing.clone(),
@@ -316,7 +316,7 @@ impl Attempt {
 fn fitting(entries: &[Entry]) -> usize {
     let mut room = APPEND_LENGTH_MAX;
     let fits = |entry: &&Entry| {
-        room = room.checked_sub(entry.leaf.len()).unwrap_or_default();
+        room = room.saturating_sub(entry.leaf.len());
         room > 0
     };
     entries.iter().take_while(fits).count().max(1)

@@ -189,8 +189,11 @@ fn the_entries_make_the_signed_tree_and_each_tree_begins_with_the_one_before() {
     let world = shared();
     let station = world.client("station-01");
     let first = newest(world);
-    let last = (0..3).map(|_| issued(&station.issue(&Device::p256().request("lightbulb"))));
-    let last = last.last().unwrap()["log_index"].as_u64().unwrap();
+    let indexes: Vec<u64> = (0..3)
+        .map(|_| issued(&station.issue(&Device::p256().request("lightbulb"))))
+        .map(|body| body["log_index"].as_u64().unwrap())
+        .collect();
+    let last = indexes[2];
     let second = that_holds(world, last);
     let mut tree = MemoryBackedTree::<Sha256, Vec<u8>>::new();
     for leaf in entries(world, second.size) {

@@ -215,7 +215,7 @@ fn whatever_is_changed_in_the_database_is_found_and_named() {
         (format!("UPDATE log_entry a SET leaf = b.leaf FROM log_entry b WHERE a.log_index IN ({0}, {1}) AND b.log_index IN ({0}, {1}) AND a.log_index <> b.log_index", index(2), index(3)), entry(2)),
         // rows are deleted
         (format!("DELETE FROM outcome WHERE log_index = {}", index(4)), entry(4)),
-        (format!("DELETE FROM life_event WHERE reason_code = 1"), format!("{} revoked by operator", serial(0))),
+        ("DELETE FROM life_event WHERE reason_code = 1".to_owned(), format!("{} revoked by operator", serial(0))),
         // a leaf is deleted, and the end cut off
         (format!("DELETE FROM log_entry WHERE log_index = {}", index(3)), format!("the log has no entry {}", index(3))),
         (format!("DELETE FROM log_entry WHERE log_index >= {0}; UPDATE log_head SET size = {0}", index(4)), "entr".to_owned()),

@@ -202,7 +202,7 @@ fn witnessed(text: &str, trust: &Trust, faults: &mut Faults) -> anyhow::Result<u
         match witness.verify(&note) {
             Ok(_) => count += 1,
             Err(fault) => {
-                faults.whole("checkpoint", format!("witness {}: {fault}", witness.name()))
+                faults.whole("checkpoint", format!("witness {}: {fault}", witness.name()));
             }
         }
     }

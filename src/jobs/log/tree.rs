@@ -91,7 +91,7 @@ impl Tree {
 
     /// The tiles that are not stored, and how many of them are whole. [`Self::stored`] says when
     /// they are.
-    pub(crate) fn to_store(&mut self) -> (Vec<StoredTile>, usize) {
+    pub(crate) fn unstored(&mut self) -> (Vec<StoredTile>, usize) {
         self.under_way = self.whole.keys().copied().collect();
         let whole = self
             .whole
@@ -110,7 +110,7 @@ impl Tree {
         (tiles.collect(), self.under_way.len())
     }
 
-    /// What [`Self::to_store`] gave is stored.
+    /// What [`Self::unstored`] gave is stored.
     pub(crate) fn stored(&mut self) {
         for id in self.under_way.drain(..) {
             self.whole.remove(&id);
@@ -136,7 +136,7 @@ mod tests {
         for size in 1..=70_000 {
             tree.push(leaf(size - 1));
             if size % 1_021 == 0 || [1, 255, 256, 257, 65_535, 65_536, 65_537].contains(&size) {
-                for tile in tree.to_store().0 {
+                for tile in tree.unstored().0 {
                     stored.insert(tile.level, tile.index, tile.hashes);
                 }
                 tree.stored();
@@ -156,13 +156,13 @@ mod tests {
         for index in 0..600 {
             tree.push(leaf(index));
         }
-        assert_eq!(tree.to_store().1, 2);
+        assert_eq!(tree.unstored().1, 2);
         for index in 600..800 {
             tree.push(leaf(index));
         }
         // the attempt with two whole tiles failed
-        assert_eq!(tree.to_store().1, 3);
+        assert_eq!(tree.unstored().1, 3);
         tree.stored();
-        assert_eq!(tree.to_store().1, 0);
+        assert_eq!(tree.unstored().1, 0);
     }
 }

@@ -103,12 +103,12 @@ fn examine(
 ) -> Result<(), String> {
     let entry = Entry::parse(leaf).map_err(|e| e.to_string())?;
     let der = entry.certificate.unwrap_or_default();
-    let issuer = issuers
+    let signer = issuers
         .get(&issued.issuer)
         .ok_or_else(|| format!("its issuer {} was not given (--issuer)", issued.issuer))?;
     let kind = LeafKind::from_word(&issued.kind)
         .ok_or_else(|| format!("there is no kind {} of certificate", issued.kind))?;
-    let read = VerifiedCertificate::read_linted(kind, der, issuer)
+    let read = VerifiedCertificate::read_linted(kind, der, signer)
         .map_err(|fault| format!("certificate {}: {fault}", issued.serial_number))?;
     let differs = |what: &str| format!("its certificate has another {what} than it says");
     if hex(&read.serial_number) != issued.serial_number {

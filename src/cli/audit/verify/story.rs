@@ -39,15 +39,21 @@ pub(super) struct Story {
 struct Life {
     device: Short,
     confirmed: bool,
-    superseded: bool,
-    revoked: bool,
+    end: Option<End>,
     scrapped: bool,
     order: Option<Box<str>>,
 }
 
+/// How a certificate ended, its device's end apart.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Superseded,
+    Revoked,
+}
+
 impl Life {
     fn ended(&self) -> bool {
-        self.superseded || self.revoked || self.scrapped
+        self.end.is_some() || self.scrapped
     }
 }
 
@@ -182,21 +188,23 @@ impl Story {
                 "certificate {serial_number} is {kind} twice, or after its end"
             ))
         };
-        match kind {
-            "confirmed" if life.confirmed || life.ended() => return twice(),
-            "confirmed" => life.confirmed = true,
-            "superseded" if life.ended() => return twice(),
-            "superseded" => life.superseded = true,
-            "revoked" if life.ended() => return twice(),
-            "revoked" => life.revoked = true,
-            _ if life.scrapped => return twice(),
-            _ => {
-                life.scrapped = true;
-                let name = life.order.as_deref();
-                if let Some(order) = name.and_then(|name| self.orders.get_mut(name)) {
-                    order.scrapped += 1;
-                }
+        if kind == "scrapped" {
+            if std::mem::replace(&mut life.scrapped, true) {
+                return twice();
             }
+            let name = life.order.as_deref();
+            if let Some(order) = name.and_then(|name| self.orders.get_mut(name)) {
+                order.scrapped += 1;
+            }
+            return Ok(());
+        }
+        if life.ended() || (kind == "confirmed" && life.confirmed) {
+            return twice();
+        }
+        match kind {
+            "confirmed" => life.confirmed = true,
+            "superseded" => life.end = Some(End::Superseded),
+            _ => life.end = Some(End::Revoked),
         }
         Ok(())
     }
@@ -209,8 +217,8 @@ impl Story {
             u64::try_from(count).unwrap_or(u64::MAX)
         };
         summary.confirmed = count(|life| life.confirmed && !life.ended());
-        summary.superseded = count(|life| life.superseded && !life.scrapped);
-        summary.revoked = count(|life| life.revoked && !life.scrapped);
+        summary.superseded = count(|life| life.end == Some(End::Superseded) && !life.scrapped);
+        summary.revoked = count(|life| life.end == Some(End::Revoked) && !life.scrapped);
         summary.scrapped = count(|life| life.scrapped);
         summary.abandoned = self.abandoned;
         let created = self.orders.iter().filter(|(_, order)| order.created);
