@@ -55,7 +55,7 @@ fn replicas_that_die_leave_every_device_one_key_and_one_certificate() {
 fn a_disk_that_is_away_holds_a_batch_up_and_it_ends_when_it_is_back() {
     let own = OwnWorld::running();
     let (world, recipient) = (&own.world, Recipient::new());
-    let id = world.taken(&order(9_000, &recipient));
+    let id = world.taken(&order(20_000, &recipient));
     world.wait_batch(&id, LONG, |batch| batch["issued"].as_i64() >= Some(1_000));
     // Not a directory any more, whoever the service runs as.
     let (directory, away) = (world.dir.join("batches"), world.dir.join("batches-away"));
@@ -74,14 +74,14 @@ fn a_disk_that_is_away_holds_a_batch_up_and_it_ends_when_it_is_back() {
     let so_far = world.show_batch(&id)["issued"].clone();
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(world.show_batch(&id)["issued"], so_far, "it goes on");
-    assert!(so_far.as_i64() < Some(9_000));
+    assert!(so_far.as_i64() < Some(20_000));
     std::fs::remove_file(&directory).unwrap();
     std::fs::rename(&away, &directory).unwrap();
     world.wait_done(&id, LONG);
     let (tar, _) = world.unpack(&id, &recipient);
     assert_eq!(
         world.verify_package(&tar, &recipient)["devices"],
-        json!(9_000)
+        json!(20_000)
     );
     let left: Vec<_> = std::fs::read_dir(&directory)
         .unwrap()

@@ -200,6 +200,9 @@ fn two_replicas_make_one_crl_a_number_and_publish_the_same() {
     }
     let issuance = second["issuance"].as_table_mut().unwrap();
     issuance.insert("instance".into(), 2.into());
+    let journal = own.world.dir.join("journal-2");
+    std::fs::create_dir(&journal).unwrap();
+    second["audit"]["journal"]["directory"] = journal.to_str().unwrap().into();
     let file = own.world.dir.join("second.toml");
     std::fs::write(&file, toml::to_string(&second).unwrap()).unwrap();
     let mut replica = own
