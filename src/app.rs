@@ -119,6 +119,7 @@ impl App {
         let batches = db::batches::PgBatches::start(&database, &ledger_metrics)?;
         let log_book = db::log::PgLog::start(&database, &ledger_metrics)?;
         let log_book: Arc<dyn LogBook> = Arc::new(log_book);
+        let log_shelf = Arc::new(db::log::PgLog::for_readers(&database)?);
         let log = log::open(&config, log_book.as_ref()).await?;
         let archive = Arc::new(db::archive::PgArchive::new(&database)?);
         // Of their own: no search, however slow, keeps a disabled station's row from being read.
@@ -156,6 +157,7 @@ impl App {
             line: Line::default(),
             batches: Arc::new(batches),
             log_book,
+            log_shelf,
             log: Arc::clone(&log.watch),
             stations: station_issuing(&config),
             ledger: ledger as Arc<dyn Ledger>,

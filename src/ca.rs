@@ -550,6 +550,8 @@ pub struct Ca {
     pub batches: Arc<dyn batch::BatchBook>,
     /// The log and its tree.
     pub log_book: Arc<dyn log::LogBook>,
+    /// The same for readers from outside, on connections of their own.
+    pub log_shelf: Arc<dyn log::LogBook>,
     /// How far they are kept and proved.
     pub log: Arc<log::LogWatch>,
     /// The time.

@@ -381,16 +381,16 @@ pub enum ProofError {
 impl Ca {
     /// That the entry at `index` is in the newest signed tree.
     pub async fn inclusion(&self, index: u64) -> Result<Inclusion, ProofError> {
-        let checkpoint = self.log_book.checkpoint().await?;
+        let checkpoint = self.log_shelf.checkpoint().await?;
         let Some(checkpoint) = checkpoint.filter(|it| it.size > index) else {
-            let head = self.log_book.head().await?;
+            let head = self.log_shelf.head().await?;
             return Err(if index < head.size {
                 ProofError::NotYet(index)
             } else {
                 ProofError::NotFound(format!("the log has {} entries", head.size))
             });
         };
-        let leaf = self.log_book.leaves(index, 1).await?.pop();
+        let leaf = self.log_shelf.leaves(index, 1).await?.pop();
         let leaf = leaf.ok_or_else(|| ProofError::Broken(format!("entry {index} is gone")))?;
         let tiles = self
             .tile_set(&inclusion_nodes(index, checkpoint.size))
@@ -418,7 +418,7 @@ impl Ca {
 
     /// That the tree of `new` entries begins with the tree of `old` entries (RFC 9162, 2.1.4).
     pub async fn consistency(&self, old: u64, new: u64) -> Result<Vec<Hash>, ProofError> {
-        let proved = self.log_book.checkpoint().await?.map_or(0, |it| it.size);
+        let proved = self.log_shelf.checkpoint().await?.map_or(0, |it| it.size);
         if old > new || new > proved {
             return Err(ProofError::NotFound(format!(
                 "the newest signed tree has {proved} entries, and `from` is not above `to`"
@@ -432,7 +432,7 @@ impl Ca {
     async fn tile_set(&self, nodes: &[(u8, u64)]) -> Result<TileSet, LedgerFault> {
         let ids = tiles_for(nodes).into_iter().collect();
         let mut tiles = TileSet::default();
-        for tile in self.log_book.tiles(ids).await? {
+        for tile in self.log_shelf.tiles(ids).await? {
             tiles.insert(tile.level, tile.index, tile.hashes);
         }
         Ok(tiles)

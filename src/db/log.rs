@@ -28,6 +28,7 @@ use crate::db::error::DbFault;
 use crate::db::error::Failure;
 use crate::db::lane::Job;
 use crate::db::lane::Lane;
+use crate::db::ledger::mixed_up;
 use crate::db::row::unreadable;
 use crate::db::vitals::Vitals;
 use crate::metrics::LedgerMetrics;
@@ -58,7 +59,8 @@ const NOTE: &str = "SELECT log_note($1, $2)";
 /// The log in PostgreSQL.
 pub struct PgLog {
     reader: PgArchive,
-    notes: Lane<Note>,
+    /// `None`: for readers.
+    notes: Option<Lane<Note>>,
 }
 
 impl PgLog {
@@ -73,7 +75,20 @@ impl PgLog {
         let vitals = Arc::new(Vitals::new(&[Note::LANE], metrics.notes_up.clone()));
         Ok(Self {
             reader: PgArchive::for_purpose(&own, Purpose::Log)?,
-            notes: Lane::start(options, vitals, Arc::clone(metrics)),
+            notes: Some(Lane::start(options, vitals, Arc::clone(metrics))),
+        })
+    }
+
+    /// The same log on connections of their own, for whoever asks from outside: however many ask,
+    /// the journal is kept. Takes no notes.
+    pub fn for_readers(config: &DbConfig) -> Result<Self, DbFault> {
+        let own = DbConfig {
+            archive_connections_max: 2,
+            ..config.clone()
+        };
+        Ok(Self {
+            reader: PgArchive::for_purpose(&own, Purpose::Log)?,
+            notes: None,
         })
     }
 
@@ -199,7 +214,12 @@ impl LogBook for PgLog {
     }
 
     fn note(&self, note: Note) -> PortFuture<'_, Result<(), LedgerFault>> {
-        Box::pin(self.notes.submit(note, Instant::now() + NOTE_MAX))
+        Box::pin(async move {
+            match &self.notes {
+                Some(notes) => notes.submit(note, Instant::now() + NOTE_MAX).await,
+                None => Err(mixed_up()),
+            }
+        })
     }
 
     fn halt(&self, reason: String) -> PortFuture<'_, Result<(), LedgerFault>> {

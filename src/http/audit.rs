@@ -84,7 +84,7 @@ struct ConsistencyQuery {
     )
 )]
 pub async fn checkpoint(ca: Data<Ca>) -> Result<HttpResponse, Problem> {
-    let checkpoint = ca.log_book.checkpoint().await?;
+    let checkpoint = ca.log_shelf.checkpoint().await?;
     let checkpoint = checkpoint
         .ok_or_else(|| Problem::new(Slug::NotFound, "there is no checkpoint of the log yet"))?;
     Ok(HttpResponse::Ok()
@@ -121,16 +121,16 @@ pub async fn tile(
             let end = first.saturating_add(u64::from(tile.width));
             // Another replica may have signed more than this one knows of yet.
             if end > ca.log.proved() {
-                let newest = ca.log_book.checkpoint().await?;
+                let newest = ca.log_shelf.checkpoint().await?;
                 newest.filter(|it| end <= it.size).ok_or_else(no_tile)?;
             }
-            let leaves = ca.log_book.leaves(first, u32::from(tile.width)).await?;
+            let leaves = ca.log_shelf.leaves(first, u32::from(tile.width)).await?;
             let bundle = encode_bundle(leaves.iter().map(AsRef::as_ref));
             bundle.ok_or_else(|| internal("an entry is too long for a bundle"))?
         }
         TileLevel::Hashes(level) => {
             let id = vec![(level, tile.index)];
-            let stored = ca.log_book.tiles(id).await?.pop().ok_or_else(no_tile)?;
+            let stored = ca.log_shelf.tiles(id).await?.pop().ok_or_else(no_tile)?;
             let wanted = usize::from(tile.width);
             let hashes = stored.hashes.get(..wanted).ok_or_else(no_tile)?;
             hashes.concat()

@@ -131,8 +131,9 @@ impl Follower {
                 .map(|(index, leaf)| Entry { index, leaf })
                 .collect();
             self.grow(position, &entries).await;
-            self.keep(position, entries).await;
-            if count < usize::try_from(LEAVES).unwrap_or(usize::MAX) {
+            let kept = self.keep(position, entries).await;
+            // What the journal did not take is tried again, but not at once.
+            if !kept || count < usize::try_from(LEAVES).unwrap_or(usize::MAX) {
                 return Ok(());
             }
         }
@@ -162,9 +163,11 @@ impl Follower {
         self.metrics.size.set(gauge(tree.size()));
     }
 
-    /// The entries, into the journal.
-    async fn keep(&self, position: &mut Position, mut entries: Vec<Entry>) {
-        let Some(journal) = &self.journal else { return };
+    /// The entries, into the journal. Whether it took them all.
+    async fn keep(&self, position: &mut Position, mut entries: Vec<Entry>) -> bool {
+        let Some(journal) = &self.journal else {
+            return true;
+        };
         entries.retain(|entry| entry.index >= position.kept);
         while !entries.is_empty() {
             let rest = entries.split_off(fitting(&entries));
@@ -174,13 +177,14 @@ impl Follower {
             if let Err(fault) = journal.append(entries).await {
                 let reason = format!("the journal: {fault}");
                 self.ca.log.set_fault(LogPart::Journal, Some(reason));
-                return;
+                return false;
             }
             position.kept = next;
             self.ca.log.set_kept(next);
             self.ca.log.set_fault(LogPart::Journal, None);
             entries = rest;
         }
+        true
     }
 
     /// Stops every replica's log.

@@ -1,9 +1,11 @@
 //! Worlds: a shared one for what only asks, and worlds of their own for what breaks things.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Mutex;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -519,13 +521,15 @@ fn directory() -> TempDir {
     dir
 }
 
-/// Below the range from which the system gives outgoing connections theirs.
+/// Below the range from which the system gives outgoing connections theirs. No two tests of a file
+/// get the same.
 pub fn free_port() -> u16 {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     loop {
         let mut random = [0; 2];
         openssl::rand::rand_bytes(&mut random).unwrap();
         let port = 20_000 + u16::from_ne_bytes(random) % 12_000;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() && GIVEN.lock().unwrap().insert(port) {
             return port;
         }
     }

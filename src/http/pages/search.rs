@@ -372,8 +372,8 @@ async fn find(
 }
 
 async fn log(ca: &Ca) -> Result<Log, Problem> {
-    let LogHead { size, halted } = ca.log_book.head().await?;
-    let checkpoint = ca.log_book.checkpoint().await?;
+    let LogHead { size, halted } = ca.log_shelf.head().await?;
+    let checkpoint = ca.log_shelf.checkpoint().await?;
     let checkpoint = checkpoint.map(|it| last(&it, size)).transpose()?;
     Ok(Log {
         size,
