@@ -35,7 +35,8 @@ fn the_signer_is_measured_for_each_issuer() {
             "line-rsa/ocsp",
             "stations",
             "stations/ocsp",
-            "report"
+            "report",
+            "log"
         ]
     );
     for rate in rates {

@@ -201,7 +201,7 @@ fn the_shown_configuration_is_complete_and_means_the_same() {
 #[test]
 fn doctor_finds_nothing_wrong_with_a_sound_world() {
     let findings = run(shared(), &["doctor"]).ok().text();
-    assert_eq!(findings.lines().count(), 10, "{findings}");
+    assert_eq!(findings.lines().count(), 11, "{findings}");
     assert!(
         findings.lines().all(|line| line.starts_with("ok ")),
         "{findings}"
@@ -209,7 +209,7 @@ fn doctor_finds_nothing_wrong_with_a_sound_world() {
     let findings = run(shared(), &["doctor", "--json"]).ok().json();
     let findings = findings.as_array().unwrap();
     assert!(
-        findings.len() == 10 && findings.iter().all(|finding| finding["ok"] == true),
+        findings.len() == 11 && findings.iter().all(|finding| finding["ok"] == true),
         "{findings:?}"
     );
 }
@@ -256,7 +256,7 @@ fn doctor_and_migrate_say_which_neighbour_is_wrong() {
     fs::write(own.world.dir.join("softhsm/pin"), "wrong-pin-0123456789").unwrap();
     let done = run(&own.world, &["doctor"]).fails(5);
     let found = failures(&done);
-    assert_eq!(found.len(), 7, "one for each key: {done:?}");
+    assert_eq!(found.len(), 8, "one for each key: {done:?}");
     assert!(
         found
             .iter()
