@@ -55,7 +55,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION log_leaf(bigint, timestamptz, text, text) IS 'The octets of an entry. The event is a JSON object.';
 
-CREATE FUNCTION log_append(kind text, events text[]) RETURNS void
+CREATE FUNCTION log_append(kinds text[], events text[]) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -70,12 +70,19 @@ BEGIN
     END IF;
     SELECT * INTO STRICT head FROM public.log_open();
     INSERT INTO public.log_entry (log_index, leaf)
-        SELECT head.next + e.ordinal - 1, public.log_leaf(head.next + e.ordinal - 1, head.at, kind, e.event)
-        FROM unnest(events) WITH ORDINALITY AS e (event, ordinal);
+        SELECT head.next + e.ordinal - 1, public.log_leaf(head.next + e.ordinal - 1, head.at, e.kind, e.event)
+        FROM unnest(kinds, events) WITH ORDINALITY AS e (kind, event, ordinal);
     UPDATE public.log_head SET size = head.next + cardinality(events), at = head.at;
 END
 $$;
-COMMENT ON FUNCTION log_append(text, text[]) IS 'Appends events of one kind, JSON objects, in their order.';
+COMMENT ON FUNCTION log_append(text[], text[]) IS 'Appends events, JSON objects, each of the kind beside it, in their order.';
+
+CREATE FUNCTION log_append(kind text, event json) RETURNS void
+LANGUAGE sql
+AS $$
+    SELECT public.log_append(ARRAY[kind], ARRAY[event::text])
+$$;
+COMMENT ON FUNCTION log_append(text, json) IS 'Appends one event.';
 
 CREATE FUNCTION log_halt(reason text) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -88,8 +95,6 @@ COMMENT ON FUNCTION log_halt(text) IS 'Refuses every further entry, until the ow
 CREATE FUNCTION log_note(kinds text[], events text[]) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    head record;
 BEGIN
     IF coalesce(cardinality(kinds), 0) = 0 THEN
         PERFORM FROM public.log_head FOR UPDATE;
@@ -100,11 +105,7 @@ BEGIN
     IF FOUND THEN
         RAISE insufficient_privilege USING MESSAGE = 'entries of this kind are written with their rows';
     END IF;
-    SELECT * INTO STRICT head FROM public.log_open();
-    INSERT INTO public.log_entry (log_index, leaf)
-        SELECT head.next + n.ordinal - 1, public.log_leaf(head.next + n.ordinal - 1, head.at, n.kind, n.event)
-        FROM unnest(kinds, events) WITH ORDINALITY AS n (kind, event, ordinal);
-    UPDATE public.log_head SET size = head.next + cardinality(kinds), at = head.at;
+    PERFORM public.log_append(kinds, events);
 END
 $$;
 COMMENT ON FUNCTION log_note(text[], text[]) IS 'Appends events that have no row of their own: refusals, exports, starts and stops, states of HSM and clock.';
@@ -171,11 +172,11 @@ BEGIN
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-    PERFORM public.log_append('abandoned', ARRAY[(
+    PERFORM public.log_append('abandoned', (
         SELECT json_build_object('intent', i.intent_id, 'serial_number', encode(i.serial_number, 'hex'),
             'issuer', i.issuer, 'profile', i.profile, 'device', i.device, 'station', i.principal,
-            'order', i.work_order, 'tbs_sha256', encode(sha256(i.tbs), 'hex'), 'reason', reason)::text
-        FROM public.intent i WHERE i.intent_id = abandon_intent.abandoned)]);
+            'order', i.work_order, 'tbs_sha256', encode(sha256(i.tbs), 'hex'), 'reason', reason)
+        FROM public.intent i WHERE i.intent_id = abandon_intent.abandoned));
     UPDATE public.work_order o
         SET abandoned = o.abandoned + (i.supersedes IS NULL)::int,
             reworked = o.reworked - (i.supersedes IS NOT NULL)::int
@@ -202,24 +203,17 @@ CREATE FUNCTION log_life() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    -- One place for each event, in the order of the events; mostly one kind, so one append.
-    run record;
+    kinds  text[];
+    events text[];
 BEGIN
-    FOR run IN
-        SELECT n.kind, array_agg(n.event ORDER BY n.at, n.place) AS events
-        FROM (SELECT a.kind, a.at, a.place, a.place - row_number() OVER (PARTITION BY a.kind ORDER BY a.place) AS run,
-                     json_build_object('serial_number', encode(a.serial_number, 'hex'), 'device', a.device,
-                         'issuer', a.issuer, 'by', a.principal, 'reason', a.reason,
-                         'reason_code', a.reason_code, 'crl_shard', a.crl_shard, 'at', a.at)::text AS event
-              FROM (SELECT e.*,
-                           (SELECT c.serial_number FROM public.claim c WHERE c.intent_id = e.intent_id) AS serial_number,
-                           (SELECT c.device FROM public.claim c WHERE c.intent_id = e.intent_id) AS device,
-                           row_number() OVER (ORDER BY e.at, e.kind <> 'confirmed') AS place
-                    FROM added e) a) n
-        GROUP BY n.kind, n.run ORDER BY min(n.place)
-    LOOP
-        PERFORM public.log_append(run.kind, run.events);
-    END LOOP;
+    SELECT array_agg(a.kind ORDER BY a.at, a.kind <> 'confirmed'),
+           array_agg(json_build_object(
+                'serial_number', encode((SELECT c.serial_number FROM public.claim c WHERE c.intent_id = a.intent_id), 'hex'),
+                'device', (SELECT c.device FROM public.claim c WHERE c.intent_id = a.intent_id),
+                'issuer', a.issuer, 'by', a.principal, 'reason', a.reason, 'reason_code', a.reason_code,
+                'crl_shard', a.crl_shard, 'at', a.at)::text ORDER BY a.at, a.kind <> 'confirmed')
+        INTO kinds, events FROM added a;
+    PERFORM public.log_append(kinds, events);
     RETURN NULL;
 END
 $$;
@@ -232,25 +226,25 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
-        PERFORM public.log_append('order-created', ARRAY[json_build_object(
+        PERFORM public.log_append('order-created', json_build_object(
             'order', NEW.name, 'profile', NEW.profile, 'quantity', NEW.quantity,
             'scrap_allowance', NEW.scrap_allowance, 'reworks_max', NEW.reworks_max,
             'device_first', NEW.device_first, 'device_last', NEW.device_last,
             'device_pattern', NEW.device_pattern, 'stations', NEW.stations,
-            'opens_at', NEW.opens_at, 'closes_at', NEW.closes_at, 'by', NEW.created_by)::text]);
+            'opens_at', NEW.opens_at, 'closes_at', NEW.closes_at, 'by', NEW.created_by));
     ELSIF NEW.closed_at IS DISTINCT FROM OLD.closed_at THEN
-        PERFORM public.log_append('order-closed', ARRAY[json_build_object(
-            'order', NEW.name, 'by', NEW.closed_by)::text]);
+        PERFORM public.log_append('order-closed', json_build_object(
+            'order', NEW.name, 'by', NEW.closed_by));
     ELSIF NEW.device_count IS DISTINCT FROM OLD.device_count THEN
-        PERFORM public.log_append('order-devices', ARRAY[json_build_object(
+        PERFORM public.log_append('order-devices', json_build_object(
             'order', NEW.name, 'device_count', NEW.device_count,
-            'device_list_sha256', encode(NEW.device_list_sha256, 'hex'))::text]);
+            'device_list_sha256', encode(NEW.device_list_sha256, 'hex')));
     ELSIF (NEW.quantity, NEW.scrap_allowance, NEW.reworks_max, NEW.profile, NEW.stations)
           IS DISTINCT FROM (OLD.quantity, OLD.scrap_allowance, OLD.reworks_max, OLD.profile, OLD.stations) THEN
-        PERFORM public.log_append('order-changed', ARRAY[json_build_object(
+        PERFORM public.log_append('order-changed', json_build_object(
             'order', NEW.name, 'profile', NEW.profile, 'quantity', NEW.quantity,
             'scrap_allowance', NEW.scrap_allowance, 'reworks_max', NEW.reworks_max,
-            'stations', NEW.stations, 'by', public.log_actor())::text]);
+            'stations', NEW.stations, 'by', public.log_actor()));
     END IF;
     RETURN NULL;
 END
@@ -265,13 +259,13 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     IF TG_TABLE_NAME = 'order_ticket' THEN
-        PERFORM public.log_append('ticket-redeemed', ARRAY[json_build_object(
+        PERFORM public.log_append('ticket-redeemed', json_build_object(
             'order', NEW.work_order, 'jti', NEW.jti, 'kid', NEW.kid, 'iss', NEW.iss,
-            'sha256', encode(NEW.sha256, 'hex'))::text]);
+            'sha256', encode(NEW.sha256, 'hex')));
     ELSE
-        PERFORM public.log_append('order-reported', ARRAY[json_build_object(
+        PERFORM public.log_append('order-reported', json_build_object(
             'order', NEW.work_order,
-            'report_sha256', encode(sha256(convert_to(NEW.report, 'UTF8')), 'hex'))::text]);
+            'report_sha256', encode(sha256(convert_to(NEW.report, 'UTF8')), 'hex')));
     END IF;
     RETURN NULL;
 END
@@ -292,9 +286,9 @@ BEGIN
         WHEN OLD.disabled AND NOT NEW.disabled THEN 'principal-enabled'
         WHEN (NEW.rights, NEW.role) IS DISTINCT FROM (OLD.rights, OLD.role) THEN 'principal-rights' END;
     IF what IS NOT NULL THEN
-        PERFORM public.log_append(what, ARRAY[json_build_object(
+        PERFORM public.log_append(what, json_build_object(
             'principal', NEW.name, 'role', NEW.role, 'rights', NEW.rights, 'disabled', NEW.disabled,
-            'by', coalesce(CASE TG_OP WHEN 'INSERT' THEN NEW.created_by END, public.log_actor()))::text]);
+            'by', coalesce(CASE TG_OP WHEN 'INSERT' THEN NEW.created_by END, public.log_actor())));
     END IF;
     RETURN NULL;
 END
@@ -306,9 +300,8 @@ CREATE FUNCTION log_principal_key() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM public.log_append(CASE TG_OP WHEN 'INSERT' THEN 'key-added' ELSE 'key-retired' END,
-        ARRAY[json_build_object('principal', NEW.name, 'spki_sha256', encode(NEW.spki_sha256, 'hex'),
-            'dies_at', NEW.dies_at, 'by', public.log_actor())::text]);
+    PERFORM public.log_append(CASE TG_OP WHEN 'INSERT' THEN 'key-added' ELSE 'key-retired' END, json_build_object('principal', NEW.name, 'spki_sha256', encode(NEW.spki_sha256, 'hex'),
+            'dies_at', NEW.dies_at, 'by', public.log_actor()));
     RETURN NULL;
 END
 $$;
@@ -322,14 +315,14 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     IF TG_TABLE_NAME = 'enrolment' THEN
-        PERFORM public.log_append('enrolment-code', ARRAY[json_build_object(
-            'principal', NEW.name, 'by', NEW.created_by, 'expires_at', NEW.expires_at)::text]);
+        PERFORM public.log_append('enrolment-code', json_build_object(
+            'principal', NEW.name, 'by', NEW.created_by, 'expires_at', NEW.expires_at));
     ELSIF TG_OP = 'INSERT' THEN
-        PERFORM public.log_append('proposed', ARRAY[json_build_object(
-            'proposal', NEW.proposal_id, 'act', NEW.act, 'by', NEW.proposed_by)::text]);
+        PERFORM public.log_append('proposed', json_build_object(
+            'proposal', NEW.proposal_id, 'act', NEW.act, 'by', NEW.proposed_by));
     ELSE
-        PERFORM public.log_append('approved', ARRAY[json_build_object(
-            'proposal', NEW.proposal_id, 'by', NEW.approved_by)::text]);
+        PERFORM public.log_append('approved', json_build_object(
+            'proposal', NEW.proposal_id, 'by', NEW.approved_by));
     END IF;
     RETURN NULL;
 END
@@ -343,10 +336,10 @@ CREATE FUNCTION log_crl() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM public.log_append('crl', ARRAY[json_build_object(
+    PERFORM public.log_append('crl', json_build_object(
         'issuer', NEW.issuer, 'shard', nullif(NEW.shard, -1), 'crl_number', NEW.crl_number,
         'this_update', NEW.this_update, 'next_update', NEW.next_update, 'entries', NEW.entries,
-        'sha256', encode(sha256(NEW.der), 'hex'))::text]);
+        'sha256', encode(sha256(NEW.der), 'hex')));
     RETURN NULL;
 END
 $$;
@@ -397,24 +390,24 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     IF TG_OP = 'INSERT' THEN
-        PERFORM public.log_append('batch-created', ARRAY[json_build_object(
+        PERFORM public.log_append('batch-created', json_build_object(
             'batch', NEW.batch_id, 'by', NEW.created_by,
-            'definition_sha256', encode(sha256(convert_to(NEW.definition::text, 'UTF8')), 'hex'))::text]);
+            'definition_sha256', encode(sha256(convert_to(NEW.definition::text, 'UTF8')), 'hex')));
         RETURN NULL;
     END IF;
     IF NEW.package_sha256 IS DISTINCT FROM OLD.package_sha256 THEN
-        PERFORM public.log_append('package-closed', ARRAY[json_build_object(
+        PERFORM public.log_append('package-closed', json_build_object(
             'batch', NEW.batch_id, 'length', NEW.package_length,
-            'sha256', encode(NEW.package_sha256, 'hex'))::text]);
+            'sha256', encode(NEW.package_sha256, 'hex')));
     END IF;
     IF NEW.state IS DISTINCT FROM OLD.state AND NEW.state IN ('done', 'cancelled') THEN
-        PERFORM public.log_append('batch-ended', ARRAY[json_build_object(
+        PERFORM public.log_append('batch-ended', json_build_object(
             'batch', NEW.batch_id, 'state', NEW.state, 'device_count', NEW.device_count,
-            'reason', NEW.reason)::text]);
+            'reason', NEW.reason));
     END IF;
     IF NEW.keys_destroyed_at IS DISTINCT FROM OLD.keys_destroyed_at THEN
-        PERFORM public.log_append('keys-destroyed', ARRAY[json_build_object(
-            'batch', NEW.batch_id, 'by', NEW.keys_destroyed_by)::text]);
+        PERFORM public.log_append('keys-destroyed', json_build_object(
+            'batch', NEW.batch_id, 'by', NEW.keys_destroyed_by));
     END IF;
     RETURN NULL;
 END
@@ -428,10 +421,10 @@ CREATE FUNCTION log_chunk() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM public.log_append('keys-made', ARRAY[json_build_object(
+    PERFORM public.log_append('keys-made', json_build_object(
         'batch', NEW.batch_id, 'chunk', NEW.number, 'first_row', NEW.first_row, 'keys', NEW.row_count,
         'public_keys_sha256', encode(sha256((SELECT string_agg(sha256(k.spki), ''::bytea ORDER BY k.ordinal)
-            FROM unnest(NEW.public_keys) WITH ORDINALITY AS k (spki, ordinal))), 'hex'))::text]);
+            FROM unnest(NEW.public_keys) WITH ORDINALITY AS k (spki, ordinal))), 'hex')));
     RETURN NULL;
 END
 $$;
@@ -572,19 +565,18 @@ UPDATE log_head SET at = coalesce((SELECT max(recorded_at) FROM outcome), '-infi
 
 DO $$
 BEGIN
-    PERFORM log_append('order-created', (SELECT array_agg(json_build_object(
+    PERFORM log_append(array_agg('order-created'::text), array_agg(json_build_object(
             'order', w.name, 'profile', w.profile, 'quantity', w.quantity,
             'scrap_allowance', w.scrap_allowance, 'reworks_max', w.reworks_max,
             'device_first', w.device_first, 'device_last', w.device_last,
             'device_pattern', w.device_pattern, 'stations', w.stations,
-            'opens_at', w.opens_at, 'closes_at', w.closes_at, 'by', w.created_by)::text ORDER BY w.name)
-        FROM work_order w));
-    PERFORM log_append(e.kind, array_agg(json_build_object(
+            'opens_at', w.opens_at, 'closes_at', w.closes_at, 'by', w.created_by)::text ORDER BY w.name))
+        FROM work_order w;
+    PERFORM log_append(array_agg(e.kind ORDER BY e.at, e.kind <> 'confirmed'), array_agg(json_build_object(
             'serial_number', encode(c.serial_number, 'hex'), 'device', c.device, 'issuer', e.issuer,
             'by', e.principal, 'reason', e.reason, 'reason_code', e.reason_code,
-            'crl_shard', e.crl_shard, 'at', e.at)::text ORDER BY e.at))
-        FROM life_event e JOIN claim c ON c.intent_id = e.intent_id
-        GROUP BY e.kind ORDER BY e.kind;
+            'crl_shard', e.crl_shard, 'at', e.at)::text ORDER BY e.at, e.kind <> 'confirmed'))
+        FROM life_event e JOIN claim c ON c.intent_id = e.intent_id;
 END
 $$;
 
@@ -594,7 +586,7 @@ $$;
 REVOKE INSERT ON outcome FROM certfactory_service;
 REVOKE INSERT (intent_id, der, fingerprint, log_index) ON outcome FROM certfactory_service;
 REVOKE UPDATE (size) ON log_head FROM certfactory_service;
-REVOKE ALL ON FUNCTION log_open(), log_leaf(bigint, timestamptz, text, text), log_append(text, text[]),
+REVOKE ALL ON FUNCTION log_open(), log_leaf(bigint, timestamptz, text, text), log_append(text[], text[]), log_append(text, json),
     log_halt(text), log_note(text[], text[]), record_certificates(uuid[], bytea[], bytea[], text[]),
     log_actor(), log_life(), log_order(), log_order_paper(), log_principal(), log_principal_key(),
     log_approval(), log_crl(), log_batch(), log_chunk(), log_tile_grows(),
