@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use actix_web::Error;
 use actix_web::HttpMessage;
+use actix_web::HttpRequest;
 use actix_web::HttpResponse;
 use actix_web::body::BoxBody;
 use actix_web::dev::ServiceRequest;
@@ -114,10 +115,6 @@ pub async fn around(
     request.extensions_mut().insert(RequestId(id.clone()));
     let route = request.match_pattern().unwrap_or_else(|| "none".into());
     let method = request.method().clone();
-    let target = Target {
-        ca: request.app_data::<Data<Ca>>().cloned(),
-        path: certificates::printable(request.path()),
-    };
     let draining = around.flights.draining();
     let body = body::take(&mut request, &route).await;
     request.extensions_mut().insert(body);
@@ -174,7 +171,7 @@ pub async fn around(
         .get::<LogFields>()
         .cloned()
         .unwrap_or_default();
-    target.tell_refused(&id, &method, status, slug, &fields);
+    tell_refused(response.request(), &id, status, slug, &fields);
     log(&Line {
         id: &id,
         method: method.as_str(),
@@ -188,34 +185,25 @@ pub async fn around(
     Ok(response)
 }
 
-/// What was asked, for the log of everything.
-struct Target {
-    ca: Option<Data<Ca>>,
-    path: String,
-}
-
-impl Target {
-    /// That somebody known asked to change something and was refused. A flood is not told: its
-    /// rate is limited, and counted elsewhere.
-    fn tell_refused(
-        &self,
-        id: &str,
-        method: &Method,
-        status: StatusCode,
-        slug: &str,
-        fields: &LogFields,
-    ) {
-        let told = status.is_client_error()
-            && status != StatusCode::TOO_MANY_REQUESTS
-            && !method.is_safe()
-            && !fields.station.is_empty();
-        if let Some(ca) = self.ca.as_ref().filter(|_| told) {
-            let event = json!({
-                "by": fields.station, "method": method.as_str(), "path": self.path,
-                "problem": slug, "request": id,
-            });
-            ca.tell(NoteKind::Refused, event);
-        }
+/// That somebody known asked to change something and was refused, for the log of everything. A
+/// flood is not told: its rate is limited, and counted elsewhere.
+fn tell_refused(
+    request: &HttpRequest,
+    id: &str,
+    status: StatusCode,
+    slug: &str,
+    fields: &LogFields,
+) {
+    let told = status.is_client_error()
+        && status != StatusCode::TOO_MANY_REQUESTS
+        && !request.method().is_safe()
+        && !fields.station.is_empty();
+    if let Some(ca) = request.app_data::<Data<Ca>>().filter(|_| told) {
+        let event = json!({
+            "by": fields.station, "method": request.method().as_str(),
+            "path": certificates::printable(request.path()), "problem": slug, "request": id,
+        });
+        ca.tell(NoteKind::Refused, event);
     }
 }
 
