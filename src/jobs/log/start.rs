@@ -79,6 +79,11 @@ pub async fn check(
     signing: Option<&LogSigning>,
     journal: Option<(&Path, &Journal)>,
 ) -> Result<Started, LogStartFault> {
+    // Before the head: a replica that runs may sign meanwhile, and is never ahead of its own log.
+    let checkpoint = match signing {
+        Some(_) => book.checkpoint().await?,
+        None => None,
+    };
     let head = book.head().await?;
     let kept = match journal {
         Some((directory, journal)) => check_journal(book, directory, journal, head.size).await?,
@@ -91,7 +96,6 @@ pub async fn check(
     if let Some(path) = &signing.file {
         check_file(path, &signing.key, head.size)?;
     }
-    let checkpoint = book.checkpoint().await?;
     let proved = checkpoint.as_ref().map_or(0, |it| it.size);
     if proved > head.size {
         return Err(changed(format!(
