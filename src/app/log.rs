@@ -1,6 +1,7 @@
 //! The log at start and at work: checked, followed, told what has no row of its own.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -147,7 +148,6 @@ fn witnesses(config: &Config) -> anyhow::Result<Vec<Outside>> {
 
 /// What runs, and by which configuration.
 fn beginning(config: &Config) -> serde_json::Value {
-    let binary = std::fs::read("/proc/self/exe").unwrap_or_default();
     let file = toml::to_string(&config.raw).unwrap_or_default();
     let profiles: BTreeMap<&str, String> = config
         .profiles
@@ -157,10 +157,30 @@ fn beginning(config: &Config) -> serde_json::Value {
     json!({
         "instance": config.raw.issuance.instance,
         "version": env!("CARGO_PKG_VERSION"),
-        "binary_sha256": hex(&openssl::sha::sha256(&binary)),
+        "binary_sha256": binary_sha256(),
         "configuration_sha256": hex(&openssl::sha::sha256(file.as_bytes())),
         "profiles": profiles,
     })
+}
+
+/// Piece by piece: a binary with its symbols is large. Null where it cannot be read.
+fn binary_sha256() -> Option<String> {
+    let hash = || -> std::io::Result<[u8; 32]> {
+        let mut binary = std::fs::File::open("/proc/self/exe")?;
+        let mut sha256 = openssl::sha::Sha256::new();
+        let mut piece = vec![0; 1 << 20];
+        loop {
+            let length = binary.read(&mut piece)?;
+            if length == 0 {
+                return Ok(sha256.finish());
+            }
+            sha256.update(&piece[..length]);
+        }
+    };
+    hash()
+        .inspect_err(|error| tracing::warn!(%error, "this program cannot read its own binary"))
+        .ok()
+        .map(|sha256| hex(&sha256))
 }
 
 /// Tells the log when an issuer's key or the clock becomes unusable, and when it is again.

@@ -82,7 +82,7 @@ struct OrderEvent {
 
 #[derive(Deserialize)]
 struct StartedEvent {
-    binary_sha256: String,
+    binary_sha256: Option<String>,
 }
 
 impl Story {
@@ -120,7 +120,8 @@ impl Story {
             }
             "started" => {
                 let event: StartedEvent = read(event)?;
-                *self.binaries.entry(event.binary_sha256).or_default() += 1;
+                let binary = event.binary_sha256.unwrap_or_else(|| "unknown".to_owned());
+                *self.binaries.entry(binary).or_default() += 1;
                 Ok(None)
             }
             _ => Ok(None),
