@@ -63,6 +63,9 @@ use crate::pki::report;
 const PRINCIPALS_EVERY: Duration = Duration::from_millis(500);
 /// How often daily caps are held against the ledger.
 const RECOUNT_EVERY: Duration = Duration::from_secs(10);
+/// How often room is made ahead in the ledger and its log: a partition of the log is full after some
+/// minutes at the highest rate, and four are ahead.
+const MAKE_PARTITIONS_EVERY: Duration = Duration::from_mins(1);
 /// How often open intents are looked for.
 const RECOVER_EVERY: Duration = Duration::from_millis(500);
 /// How often the service's clock is held against the database's.
@@ -180,6 +183,7 @@ impl App {
         tokio::spawn(keep_recovering(ca.clone()));
         tokio::spawn(keep_recounting(ca.clone()));
         tokio::spawn(keep_warning(ca.clone()));
+        tokio::spawn(keep_making_partitions(ca.clone()));
         tokio::spawn(keep_comparing_clocks(ca.clone(), watch));
 
         let batches = batch_runner(&config, &ca, &registry)?;
@@ -359,6 +363,18 @@ async fn keep_recounting(ca: Arc<Ca>) {
         tokio::time::sleep(RECOUNT_EVERY).await;
         // While the database is down nothing is issued, either.
         ca.recount_daily().await.ok();
+    }
+}
+
+async fn keep_making_partitions(ca: Arc<Ca>) {
+    loop {
+        match ca.log_book.make_partitions().await {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "made partitions ahead"),
+            // What has no partition of its own goes to the default one: nothing is refused.
+            Err(fault) => tracing::warn!(%fault, "made no partitions"),
+        }
+        tokio::time::sleep(MAKE_PARTITIONS_EVERY).await;
     }
 }
 

@@ -81,6 +81,9 @@ pub trait LogBook: Send + Sync {
     /// Appends entries for what has no row of its own.
     fn note(&self, note: Note) -> PortFuture<'_, Result<(), LedgerFault>>;
 
+    /// Makes partitions ahead, of ledger and log, where they are not there yet. How many it made.
+    fn make_partitions(&self) -> PortFuture<'_, Result<u32, LedgerFault>>;
+
     /// Refuses every further entry, by whichever replica, until a person has looked.
     fn halt(&self, reason: String) -> PortFuture<'_, Result<(), LedgerFault>>;
 }

@@ -238,8 +238,11 @@ fn query(filter: &SearchFilter, limit: i64, cursor: Option<Uuid>) -> QueryBuilde
             .push(")");
     }
     if let Some(fingerprint) = filter.fingerprint {
-        sql.push(" AND o.fingerprint = ")
-            .push_bind(fingerprint.to_vec());
+        sql.push(
+            " AND i.intent_id IN (SELECT c.intent_id FROM certificate_id c WHERE c.fingerprint = ",
+        )
+        .push_bind(fingerprint.to_vec())
+        .push(")");
     }
     if let Some(batch) = filter.batch {
         sql.push(" AND o.intent_id IN (SELECT unnest(k.intent_ids) FROM batch_chunk k WHERE k.batch_id = ")

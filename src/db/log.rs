@@ -54,6 +54,8 @@ const STORE: &str = "SELECT store_checkpoint($1, $2, $3, $4, $5, $6)";
 
 const STORE_COSIGNATURE: &str = "SELECT store_cosignature($1, $2, $3)";
 
+const MAKE_PARTITIONS: &str = "SELECT make_partitions()";
+
 const NOTE: &str = "SELECT log_note($1, $2)";
 
 /// The log in PostgreSQL.
@@ -219,6 +221,17 @@ impl LogBook for PgLog {
                 Some(notes) => notes.submit(note, Instant::now() + NOTE_MAX).await,
                 None => Err(mixed_up()),
             }
+        })
+    }
+
+    fn make_partitions(&self) -> PortFuture<'_, Result<u32, LedgerFault>> {
+        self.ask(|connection| {
+            Box::pin(async move {
+                let made: i32 = sqlx::query_scalar(MAKE_PARTITIONS)
+                    .fetch_one(connection)
+                    .await?;
+                Ok(made.unsigned_abs())
+            })
         })
     }
 

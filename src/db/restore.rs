@@ -344,6 +344,11 @@ async fn certificate(
     .bind(at)
     .execute(&mut *connection)
     .await?;
+    sqlx::query("INSERT INTO certificate_id (fingerprint, intent_id) VALUES (sha256($2), $1)")
+        .bind(issued.intent)
+        .bind(der)
+        .execute(&mut *connection)
+        .await?;
     sqlx::query("DELETE FROM open_intent WHERE intent_id = $1")
         .bind(issued.intent)
         .execute(connection)

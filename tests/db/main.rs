@@ -23,5 +23,6 @@ mod ledger;
 mod lives;
 mod log;
 mod orders;
+mod partition;
 mod schema;
 mod startup;
