@@ -217,7 +217,7 @@ BEGIN
                head.next + row_number() OVER (ORDER BY b.ordinal) - 1 AS log_index
         FROM unnest(ids, ders, fingerprints, events) WITH ORDINALITY
              AS b (intent_id, der, fingerprint, event, ordinal)
-        WHERE (SELECT true FROM public.outcome o WHERE o.intent_id = b.intent_id) IS NULL
+        WHERE (SELECT true FROM public.open_intent o WHERE o.intent_id = b.intent_id)
     ), entry AS (
         INSERT INTO public.log_entry (log_index, leaf)
         SELECT f.log_index,
