@@ -194,6 +194,21 @@ $$;
 SELECT make_partitions();
 
 ------------------------------------------------------------------------------------------------
+-- Parts of the log whose entries were taken out. Their hashes stay: tiles are never taken out.
+
+CREATE TABLE archived_part (
+    first_index bigint      PRIMARY KEY CHECK (first_index >= 0),
+    next_index  bigint      NOT NULL CHECK (next_index > first_index),
+    newest      timestamptz NOT NULL,
+    archived_at timestamptz NOT NULL DEFAULT statement_timestamp()
+);
+COMMENT ON TABLE  archived_part             IS 'Parts of the log whose entries are in an archive and no longer here.';
+COMMENT ON COLUMN archived_part.first_index IS 'Place of the first such entry.';
+COMMENT ON COLUMN archived_part.next_index  IS 'Place after the last.';
+COMMENT ON COLUMN archived_part.newest      IS 'Time of the last.';
+COMMENT ON COLUMN archived_part.archived_at IS 'Database time at which they were taken out.';
+
+------------------------------------------------------------------------------------------------
 -- As before, and its fingerprint among all of them.
 
 CREATE OR REPLACE FUNCTION record_certificates(ids uuid[], ders bytea[], fingerprints bytea[], events text[])
@@ -245,7 +260,7 @@ $$;
 REVOKE ALL ON FUNCTION life_event_of_certificate(), uuid_floor(timestamptz), make_partitions(),
     make_partition(text, text, text, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION make_partitions() TO certfactory_service;
-GRANT SELECT ON certificate_id, intent, outcome, log_entry TO certfactory_service;
+GRANT SELECT ON certificate_id, intent, outcome, log_entry, archived_part TO certfactory_service;
 GRANT INSERT (intent_id, serial_number, issuer, profile, profile_sha256, principal, idempotency_key,
               request_sha256, work_order, device, slot, subject, thing_name, spki_sha256,
               not_before, not_after, tbs, kind, supersedes, generation, rework_reason, key_origin)

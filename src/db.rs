@@ -26,6 +26,7 @@ pub mod error;
 pub mod ledger;
 pub mod log;
 pub mod migrate;
+pub mod parts;
 pub mod principals;
 pub mod restore;
 

@@ -53,6 +53,10 @@ pub trait LogBook: Send + Sync {
     /// Leaves from the index `from` on, in order and without gaps, at most `limit`.
     fn leaves(&self, from: u64, limit: u32) -> PortFuture<'_, Result<Vec<Bytes>, LedgerFault>>;
 
+    /// The archived part of the log that `index` is in: its first place, and the place after its
+    /// last. `None`: it is in none.
+    fn archived(&self, index: u64) -> PortFuture<'_, Result<Option<(u64, u64)>, LedgerFault>>;
+
     /// The newest checkpoint; `None` before the first.
     fn checkpoint(&self) -> PortFuture<'_, Result<Option<StoredCheckpoint>, LedgerFault>>;
 
@@ -373,6 +377,9 @@ pub enum ProofError {
     /// No signed tree holds it yet.
     #[error("entry {0} is in no signed tree yet")]
     NotYet(u64),
+    /// Its octets are in an archive.
+    #[error("entries {0} to {1} of the log are archived")]
+    Archived(u64, u64),
     /// The database did not answer.
     #[error(transparent)]
     Ledger(#[from] LedgerFault),
@@ -393,7 +400,7 @@ impl Ca {
                 ProofError::NotFound(format!("the log has {} entries", head.size))
             });
         };
-        let leaf = self.log_shelf.leaves(index, 1).await?.pop();
+        let leaf = self.entries(index, 1).await?.pop();
         let leaf = leaf.ok_or_else(|| ProofError::Broken(format!("entry {index} is gone")))?;
         let tiles = self
             .tile_set(&inclusion_nodes(index, checkpoint.size))
@@ -417,6 +424,18 @@ impl Ca {
             proof,
             checkpoint,
         })
+    }
+
+    /// Entries from the index `first` on, for readers.
+    pub async fn entries(&self, first: u64, count: u32) -> Result<Vec<Bytes>, ProofError> {
+        let found = self.log_shelf.leaves(first, count).await;
+        if found.as_ref().is_ok_and(|leaves| !leaves.is_empty()) {
+            return Ok(found?);
+        }
+        match self.log_shelf.archived(first).await? {
+            Some((first, next)) => Err(ProofError::Archived(first, next.saturating_sub(1))),
+            None => Ok(found?),
+        }
     }
 
     /// That the tree of `new` entries begins with the tree of `old` entries (RFC 9162, 2.1.4).

@@ -1,5 +1,6 @@
 //! `audit`: the log of everything, and whether it is what it was.
 
+mod archive;
 mod bundle;
 mod query;
 mod verify;
@@ -40,6 +41,8 @@ pub enum AuditCommand {
     Export(bundle::ExportArguments),
     /// Check a copy of the log, or the database, entry by entry; needs public keys and nobody.
     Verify(verify::VerifyArguments),
+    /// Move old entries of the log out of the database into a verifiable directory, or bring them back.
+    Archive(archive::ArchiveArguments),
     /// Make the key that signs checkpoints in its token, at the HSM; write and print its public half.
     LogKey,
 }
@@ -64,6 +67,7 @@ pub fn run(global: &Global, command: &AuditCommand) -> Outcome {
         AuditCommand::Checkpoint(arguments) => checkpoint(global, arguments),
         AuditCommand::Export(arguments) => bundle::run(global, arguments),
         AuditCommand::Verify(arguments) => verify::run(global, arguments),
+        AuditCommand::Archive(arguments) => archive::run(global, arguments),
         AuditCommand::LogKey => signing_key::run(global, "audit.log_key", signing_key::log_key),
     }
 }

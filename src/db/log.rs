@@ -41,6 +41,9 @@ const HEAD: &str = "SELECT size, halted FROM log_head";
 const LEAVES: &str = "SELECT log_index, leaf FROM log_entry WHERE log_index >= $1
     ORDER BY log_index LIMIT $2";
 
+const ARCHIVED: &str = "SELECT first_index, next_index FROM archived_part
+    WHERE first_index <= $1 AND next_index > $1";
+
 const CHECKPOINT: &str = "SELECT c.size, c.root, c.note, c.created_at,
         array(SELECT s.line FROM cosignature s WHERE s.size = c.size ORDER BY s.witness) AS cosignatures
     FROM checkpoint c ORDER BY c.size DESC LIMIT 1";
@@ -131,6 +134,19 @@ impl LogBook for PgLog {
 
     fn leaves(&self, from: u64, limit: u32) -> PortFuture<'_, Result<Vec<Bytes>, LedgerFault>> {
         self.ask(move |connection| Box::pin(leaves(connection, from, limit)))
+    }
+
+    fn archived(&self, index: u64) -> PortFuture<'_, Result<Option<(u64, u64)>, LedgerFault>> {
+        self.ask(move |connection| {
+            Box::pin(async move {
+                let row: Option<(i64, i64)> = sqlx::query_as(ARCHIVED)
+                    .bind(signed(index)?)
+                    .fetch_optional(connection)
+                    .await?;
+                row.map(|(first, next)| Ok((unsigned(first)?, unsigned(next)?)))
+                    .transpose()
+            })
+        })
     }
 
     fn checkpoint(&self) -> PortFuture<'_, Result<Option<StoredCheckpoint>, LedgerFault>> {

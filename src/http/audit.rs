@@ -124,7 +124,7 @@ pub async fn tile(
                 let newest = ca.log_shelf.checkpoint().await?;
                 newest.filter(|it| end <= it.size).ok_or_else(no_tile)?;
             }
-            let leaves = ca.log_shelf.leaves(first, u32::from(tile.width)).await?;
+            let leaves = ca.entries(first, u32::from(tile.width)).await?;
             let bundle = encode_bundle(leaves.iter().map(AsRef::as_ref));
             bundle.ok_or_else(|| internal("an entry is too long for a bundle"))?
         }

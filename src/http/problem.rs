@@ -387,6 +387,7 @@ impl From<ProofError> for Problem {
         let detail = error.to_string();
         match error {
             ProofError::NotFound(_) => Self::new(Slug::NotFound, detail),
+            ProofError::Archived(..) => Self::new(Slug::Gone, detail),
             ProofError::NotYet(_) => Self::new(Slug::LogUnavailable, detail),
             ProofError::Ledger(fault) => fault.into(),
             ProofError::Broken(_) => internal(detail),

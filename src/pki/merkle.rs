@@ -86,9 +86,25 @@ impl RightEdge {
 
     /// One leaf more, by its hash.
     pub fn push(&mut self, leaf: Hash) {
-        // As one is added to a binary number: each one bit at its end carries, and the subtree it
-        // stands for is the left half of a larger one.
-        let (mut hash, mut rest) = (leaf, self.size);
+        self.add(0, leaf);
+    }
+
+    /// A complete subtree of 2^`level` leaves more, by its hash. `false`, and nothing done, when the
+    /// leaves before it do not end where such a subtree begins.
+    #[must_use]
+    pub fn push_subtree(&mut self, level: u8, subtree: Hash) -> bool {
+        let leaves = 1_u64.checked_shl(level.into()).unwrap_or_default();
+        if leaves == 0 || !self.size.is_multiple_of(leaves) {
+            return false;
+        }
+        self.add(level, subtree);
+        true
+    }
+
+    /// As one is added to a binary number: each one bit at its end carries, and the subtree it
+    /// stands for is the left half of a larger one.
+    fn add(&mut self, level: u8, subtree: Hash) {
+        let (mut hash, mut rest) = (subtree, self.size >> level);
         while rest & 1 == 1
             && let Some(left) = self.peaks.pop()
         {
@@ -96,7 +112,7 @@ impl RightEdge {
             rest >>= 1;
         }
         self.peaks.push(hash);
-        self.size += 1;
+        self.size += 1 << level;
     }
 
     /// Hash of the whole tree (RFC 6962, 2.1).

@@ -23,7 +23,7 @@ use crate::support::world::shared;
 use crate::text;
 
 /// A world's own trust: its log key and its issuers.
-fn trust(world: &World) -> Vec<String> {
+pub fn trust(world: &World) -> Vec<String> {
     let dir = world.dir.display();
     let mut arguments = vec!["--log-key".to_owned(), format!("{dir}/head-office/log.pem")];
     for issuer in ["line-ec", "line-rsa", "stations"] {
@@ -32,7 +32,7 @@ fn trust(world: &World) -> Vec<String> {
     arguments
 }
 
-fn verify(world: &World, more: &[&str]) -> Done {
+pub fn verify(world: &World, more: &[&str]) -> Done {
     let trust = trust(world);
     let mut arguments = vec!["audit", "verify", "--json"];
     arguments.extend(trust.iter().map(String::as_str));
@@ -41,7 +41,7 @@ fn verify(world: &World, more: &[&str]) -> Done {
 }
 
 /// Issues some certificates, and waits until a signed tree holds them; the first and the last index.
-fn some(world: &World, count: usize) -> (u64, u64) {
+pub fn some(world: &World, count: usize) -> (u64, u64) {
     let station = world.client("station-01");
     let indexes: Vec<u64> = (0..count)
         .map(|_| issued(&station.issue(&Device::p256().request("lightbulb"))))
@@ -62,7 +62,7 @@ fn some(world: &World, count: usize) -> (u64, u64) {
     (first, last)
 }
 
-fn export(world: &World, directory: &Path) -> Value {
+pub fn export(world: &World, directory: &Path) -> Value {
     run(world, &["audit", "export", "--json", text(directory)])
         .ok()
         .json()

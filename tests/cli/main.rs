@@ -13,6 +13,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod archive;
 mod audit;
 mod batches;
 mod benchmark;

@@ -5,20 +5,10 @@ use std::path::PathBuf;
 use crate::load::Load;
 use crate::seconds;
 use crate::support::device::Device;
+use crate::support::faults::faketime;
 use crate::support::http::{Curl, Response};
 use crate::support::replica::Second;
 use crate::support::world::{OwnWorld, World, issued};
-
-/// Debian's libfaketime: the service's clock, and only that, is shifted by what the file says.
-fn faketime() -> String {
-    let places = ["x86_64-linux-gnu", "aarch64-linux-gnu"];
-    let place = |arch| format!("/usr/lib/{arch}/faketime/libfaketimeMT.so.1");
-    places
-        .into_iter()
-        .map(place)
-        .find(|path| std::path::Path::new(path).exists())
-        .expect("libfaketime is installed")
-}
 
 /// A clock that the test turns while it runs.
 struct Turned {

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use anyhow::Context;
+use anyhow::anyhow;
 use anyhow::bail;
 use clap::Args;
 use hyper::Method;
@@ -32,7 +33,7 @@ use crate::pki::tile::tiles_of;
 pub(super) const WIDTH: u64 = 256;
 
 /// The checkpoint's file.
-const CHECKPOINT: &str = "checkpoint";
+pub(super) const CHECKPOINT: &str = "checkpoint";
 
 /// `audit export`
 #[derive(Args)]
@@ -46,47 +47,82 @@ pub struct ExportArguments {
 /// Copies the log of a running service, up to its newest checkpoint.
 pub(super) fn run(global: &Global, arguments: &ExportArguments) -> Outcome {
     let directory = &arguments.directory;
-    let (size, fetched) = export(global, &arguments.connect, directory)?;
+    let copied = export(global, &arguments.connect, directory)?;
     if global.json {
-        return crate::cli::print_json(&json!({ "entries": size, "files_fetched": fetched }));
+        return crate::cli::print_json(&json!({
+            "entries": copied.size, "files_fetched": copied.fetched,
+            "entries_archived": copied.archived * WIDTH,
+        }));
     }
     eprintln!(
-        "{size} entries in {}, {fetched} files fetched",
-        directory.display()
+        "{} entries in {}, {} files fetched",
+        copied.size,
+        directory.display(),
+        copied.fetched
     );
+    if copied.archived > 0 {
+        eprintln!(
+            "{} of them are archived and were not copied: `audit verify --partial`, or copy the archives' files into it",
+            copied.archived * WIDTH
+        );
+    }
     Ok(())
 }
 
-/// The same; entries, and files that were fetched.
+/// What an export came to.
+pub(super) struct Copied {
+    /// Entries of the log.
+    pub(super) size: u64,
+    /// Files that were fetched.
+    fetched: u64,
+    /// Whole bundles that the service no longer has, and this copy has not, either.
+    pub(super) archived: u64,
+}
+
+/// The same.
 pub(super) fn export(
     global: &Global,
     connect: &Connect,
     directory: &Path,
-) -> Result<(u64, u64), Failure> {
+) -> Result<Copied, Failure> {
     let client = auditor(global, connect)?;
     crate::cli::runtime()?.block_on(async {
         let connection = client.connect().await;
         let mut connection =
             connection.map_err(|error| Failure::new(Failure::DEPENDENCY, error))?;
-        let note = fetch(&mut connection, CHECKPOINT).await?;
+        let note = fetch(&mut connection, CHECKPOINT).await;
+        let note = note.map_err(|refused| match refused {
+            Refused::Gone => anyhow!("there is no checkpoint").into(),
+            Refused::Failed(failure) => failure,
+        })?;
         let text = String::from_utf8(note).context("the checkpoint")?;
         let checkpoint = Note::parse(&text)
             .and_then(|note| Checkpoint::parse(&note.text))
             .context("the checkpoint")?;
-        let mut fetched = 0;
+        let mut copied = Copied {
+            size: checkpoint.size,
+            fetched: 0,
+            archived: 0,
+        };
         for tile in needed(checkpoint.size) {
             let path = tile.path();
             let file = directory.join(&path);
             if tile.width == 256 && file.exists() {
                 continue;
             }
-            let octets = fetch(&mut connection, &path).await?;
-            write(&file, &octets)?;
-            fetched += 1;
+            match fetch(&mut connection, &path).await {
+                Ok(octets) => write(&file, &octets)?,
+                Err(Refused::Gone) => {
+                    copied.archived += 1;
+                    continue;
+                }
+                Err(Refused::Failed(failure)) => return Err(failure),
+            }
+            copied.fetched += 1;
         }
         // Last: whoever finds it finds everything it speaks of.
         write(&directory.join(CHECKPOINT), text.as_bytes())?;
-        Ok((checkpoint.size, fetched))
+        Ok(copied)
     })
 }
 
@@ -99,21 +135,28 @@ pub(super) fn needed(size: u64) -> impl Iterator<Item = TileId> {
         .chain(bundles)
 }
 
-async fn fetch(connection: &mut Connection, path: &str) -> Result<Vec<u8>, Failure> {
+/// Why a file is not to be had.
+enum Refused {
+    /// It was, and is archived.
+    Gone,
+    Failed(Failure),
+}
+
+async fn fetch(connection: &mut Connection, path: &str) -> Result<Vec<u8>, Refused> {
     let path = format!("/v1/audit/{path}");
     let answer = connection
         .send(Method::GET, &path, &[], Vec::new().into())
         .await
-        .map_err(|error| Failure::new(Failure::DEPENDENCY, error))?;
-    if answer.status == StatusCode::OK {
-        Ok(answer.body.to_vec())
-    } else {
-        Err(no(&answer))
+        .map_err(|error| Refused::Failed(Failure::new(Failure::DEPENDENCY, error)))?;
+    match answer.status {
+        StatusCode::OK => Ok(answer.body.to_vec()),
+        StatusCode::GONE => Err(Refused::Gone),
+        _ => Err(Refused::Failed(no(&answer))),
     }
 }
 
 /// Whole or not at all.
-fn write(path: &Path, octets: &[u8]) -> anyhow::Result<()> {
+pub(super) fn write(path: &Path, octets: &[u8]) -> anyhow::Result<()> {
     let named = || path.display().to_string();
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent).with_context(named)?;
@@ -125,18 +168,39 @@ fn write(path: &Path, octets: &[u8]) -> anyhow::Result<()> {
     std::fs::rename(&beside, path).with_context(named)
 }
 
+/// Makes all files below a directory durable.
+pub(super) fn sync(directory: &Path) -> anyhow::Result<()> {
+    let named = || directory.display().to_string();
+    for entry in std::fs::read_dir(directory).with_context(named)? {
+        let path = entry.with_context(named)?.path();
+        if path.is_dir() {
+            sync(&path)?;
+        } else {
+            let file = std::fs::File::open(&path).with_context(|| path.display().to_string())?;
+            file.sync_all()
+                .with_context(|| path.display().to_string())?;
+        }
+    }
+    let itself = std::fs::File::open(directory).with_context(named)?;
+    itself.sync_all().with_context(named)
+}
+
 /// Where a log can be read from, for verification.
 pub(super) trait Source {
     /// The newest checkpoint there, a note.
     fn checkpoint(&self) -> anyhow::Result<String>;
-    /// Entries of a bundle.
-    fn leaves(&self, bundle: TileId) -> anyhow::Result<Vec<Vec<u8>>>;
+    /// Entries of a bundle; `None`: they are archived, and only their hash is here.
+    fn leaves(&self, bundle: TileId) -> anyhow::Result<Option<Vec<Vec<u8>>>>;
     /// Hashes of a tile.
     fn hashes(&self, tile: TileId) -> anyhow::Result<Vec<Hash>>;
 }
 
 /// A copy in a directory.
-pub(super) struct Bundle(pub(super) PathBuf);
+pub(super) struct Bundle {
+    pub(super) directory: PathBuf,
+    /// Some entries may be elsewhere.
+    pub(super) partial: bool,
+}
 
 impl Bundle {
     /// A tile; where it has grown since, the beginning of what it has become.
@@ -145,10 +209,8 @@ impl Bundle {
         tile: TileId,
         decode: impl Fn(&[u8]) -> Option<Vec<T>>,
     ) -> anyhow::Result<Vec<T>> {
-        let whole = TileId { width: 256, ..tile };
-        let paths: BTreeSet<String> = [tile.path(), whole.path()].into();
-        for path in paths.iter().rev() {
-            let file = self.0.join(path);
+        for path in paths(tile) {
+            let file = self.directory.join(&path);
             let octets = match std::fs::read(&file) {
                 Ok(octets) => octets,
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
@@ -165,18 +227,28 @@ impl Bundle {
     }
 }
 
+/// Where a tile may be: as wide as it is, or whole.
+fn paths(tile: TileId) -> impl Iterator<Item = String> {
+    let whole = TileId { width: 256, ..tile };
+    let paths: BTreeSet<String> = [tile.path(), whole.path()].into();
+    paths.into_iter().rev()
+}
+
 impl Source for Bundle {
     fn checkpoint(&self) -> anyhow::Result<String> {
-        let path = self.0.join(CHECKPOINT);
+        let path = self.directory.join(CHECKPOINT);
         std::fs::read_to_string(&path).with_context(|| path.display().to_string())
     }
 
-    fn leaves(&self, bundle: TileId) -> anyhow::Result<Vec<Vec<u8>>> {
+    fn leaves(&self, bundle: TileId) -> anyhow::Result<Option<Vec<Vec<u8>>>> {
+        if self.partial && !paths(bundle).any(|path| self.directory.join(path).exists()) {
+            return Ok(None);
+        }
         let decode = |octets: &[u8]| {
             let leaves = decode_bundle(octets)?;
             Some(leaves.into_iter().map(<[u8]>::to_vec).collect())
         };
-        self.read(bundle, decode)
+        self.read(bundle, decode).map(Some)
     }
 
     fn hashes(&self, tile: TileId) -> anyhow::Result<Vec<Hash>> {

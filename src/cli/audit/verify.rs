@@ -5,7 +5,7 @@
 //! it; all the others verify certificates.
 
 mod certificates;
-mod database;
+pub(super) mod database;
 mod faults;
 mod story;
 
@@ -29,6 +29,7 @@ use crate::cli::audit::bundle::WIDTH;
 use crate::cli::audit::read_signed;
 use crate::cli::audit::signed;
 use crate::cli::client::Connect;
+use crate::config::Config;
 use crate::pki::entry::Entry;
 use crate::pki::hex;
 use crate::pki::issuer::Issuer;
@@ -56,6 +57,10 @@ pub struct VerifyArguments {
     /// The database of the configuration instead of a copy, and its rows against their entries.
     #[arg(long, conflicts_with = "directory")]
     database: bool,
+    /// Entries may be missing, as in an archive or in a copy of a log with archives: they are taken
+    /// by their hashes, and what they say is not looked at.
+    #[arg(long)]
+    partial: bool,
     /// Public log key, PEM.
     #[arg(long, value_name = "FILE")]
     log_key: PathBuf,
@@ -89,6 +94,8 @@ pub(super) struct Trust {
 struct Summary {
     origin: String,
     entries: u64,
+    /// Of them, those that are archived elsewhere: only their hashes were looked at.
+    entries_archived: u64,
     root: String,
     /// Witnesses that co-signed.
     witnesses: u64,
@@ -121,11 +128,20 @@ pub(super) fn run(global: &Global, arguments: &VerifyArguments) -> Outcome {
         summary = check(&database, &trust, &mut faults)?;
         summary.rows = Some(database.rows(&mut faults)?);
     } else if let Some(directory) = &arguments.directory {
-        summary = check(&Bundle(directory.clone()), &trust, &mut faults)?;
+        let bundle = Bundle {
+            directory: directory.clone(),
+            partial: arguments.partial,
+        };
+        summary = check(&bundle, &trust, &mut faults)?;
     } else {
         let copy = scratch()?;
-        bundle::export(global, &arguments.connect, &copy.0)?;
-        summary = check(&Bundle(copy.0.clone()), &trust, &mut faults)?;
+        let copied = bundle::export(global, &arguments.connect, &copy.0)?;
+        let bundle = Bundle {
+            directory: copy.0.clone(),
+            // What the service says of it is held against the tree like everything else.
+            partial: copied.archived > 0,
+        };
+        summary = check(&bundle, &trust, &mut faults)?;
     }
     let count = faults.print();
     print(global, &summary, count)?;
@@ -148,6 +164,13 @@ fn scratch() -> anyhow::Result<Scratch> {
     let path = std::env::temp_dir().join(format!("certfactory-audit-{}", std::process::id()));
     std::fs::create_dir(&path).with_context(|| path.display().to_string())?;
     Ok(Scratch(path))
+}
+
+/// Checks a copy and names what is wrong with it; how many faults there are.
+pub(super) fn faults(source: &dyn Source, trust: &Trust) -> anyhow::Result<u64> {
+    let mut faults = Faults::default();
+    check(source, trust, &mut faults)?;
+    Ok(faults.print())
 }
 
 /// Checks everything that a log says by itself.
@@ -231,7 +254,14 @@ impl Walk<'_> {
             let tile = |level| TileId::in_tree(level, number, size).context("no such tile");
             let first = number * WIDTH;
             let leaves = match self.source.leaves(tile(TileLevel::Entries)?) {
-                Ok(leaves) => leaves,
+                Ok(Some(leaves)) => leaves,
+                Ok(None) => {
+                    if let Err(fault) = self.archived(number, size) {
+                        faults.entry(first, format!("{fault:#}"));
+                        return Ok(());
+                    }
+                    continue;
+                }
                 Err(fault) => {
                     faults.entry(first, format!("{fault:#}"));
                     return Ok(());
@@ -272,6 +302,34 @@ impl Walk<'_> {
             );
             faults.whole("checkpoint", what);
         }
+        Ok(())
+    }
+
+    /// A bundle of which only hashes are here: of a whole one that in the tile above, of the log's last
+    /// those of its own tile.
+    fn archived(&mut self, number: u64, size: u64) -> anyhow::Result<()> {
+        let tile = |level, number| {
+            TileId::in_tree(TileLevel::Hashes(level), number, size).context("no such tile")
+        };
+        let own = tile(0, number)?;
+        if u64::from(own.width) < WIDTH {
+            for hash in self.source.hashes(own)? {
+                self.edge.push(hash);
+            }
+        } else {
+            let above = tile(1, number / WIDTH)?;
+            let hashes = self.source.hashes(above)?;
+            let hash = usize::try_from(number % WIDTH).ok();
+            let hash = hash.and_then(|place| hashes.get(place));
+            let hash = *hash.with_context(|| format!("{} is cut short", above.path()))?;
+            anyhow::ensure!(
+                self.edge.push_subtree(8, hash),
+                "it does not follow on whole tiles"
+            );
+            self.whole.push(hash);
+        }
+        self.story.skip();
+        self.summary.entries_archived += u64::from(own.width);
         Ok(())
     }
 
@@ -342,6 +400,23 @@ fn entry_is_of_none(
 }
 
 impl Trust {
+    /// What the service itself trusts.
+    pub(super) fn of(config: &Config) -> anyhow::Result<Self> {
+        let audit = config.raw.audit.as_ref();
+        let audit = audit.context("[audit] is not configured: no log is signed here")?;
+        let path = &audit.log_key.public_key;
+        let issuers = config.issuers.iter();
+        Ok(Self {
+            log_key: std::fs::read(path).with_context(|| path.display().to_string())?,
+            issuers: issuers
+                .map(|issuer| (issuer.name.clone(), Arc::clone(issuer)))
+                .collect(),
+            profiles: None,
+            previous: None,
+            witnesses: Vec::new(),
+        })
+    }
+
     fn read(arguments: &VerifyArguments) -> anyhow::Result<Self> {
         let path = &arguments.log_key;
         let log_key = std::fs::read(path).with_context(|| path.display().to_string())?;
@@ -407,6 +482,12 @@ fn print(global: &Global, summary: &Summary, faults: u64) -> Outcome {
     }
     println!("log           {}", summary.origin);
     println!("entries       {}", summary.entries);
+    if summary.entries_archived > 0 {
+        println!(
+            "archived      {} entries, by their hashes",
+            summary.entries_archived
+        );
+    }
     println!("root          {}", summary.root);
     println!("witnesses     {} co-signed", summary.witnesses);
     println!("certificates  {} verified", summary.certificates);

@@ -56,8 +56,11 @@ const BEYOND: &str = "
     SELECT (SELECT encode(i.serial_number, 'hex') FROM intent i WHERE i.intent_id = o.intent_id)
     FROM outcome o WHERE o.log_index >= $1 ORDER BY o.log_index LIMIT 100";
 
+const ARCHIVED: &str =
+    "SELECT first_index, next_index, newest FROM archived_part ORDER BY first_index";
+
 const LIVES: &str = "
-    SELECT e.kind, e.principal, e.reason, e.reason_code, c.serial_number
+    SELECT e.kind, e.principal, e.reason, e.reason_code, c.serial_number, e.at
     FROM life_event e JOIN claim c ON c.intent_id = e.intent_id";
 
 async fn connect(config: &DbConfig) -> Result<PgConnection, DbFault> {
@@ -94,21 +97,46 @@ pub async fn beyond(config: &DbConfig, size: u64) -> Result<Vec<String>, DbFault
         .await?)
 }
 
-/// What happened to certificates, as [`life_text`] writes it.
-pub async fn lives(config: &DbConfig) -> Result<Vec<String>, DbFault> {
+/// A part of the log whose entries are archived.
+#[derive(Clone, Debug)]
+pub struct ArchivedPart {
+    /// Place of its first entry.
+    pub first: u64,
+    /// Place after its last.
+    pub next: u64,
+    /// Time of its last.
+    pub newest: DateTime<Utc>,
+}
+
+/// The archived parts, from the log's beginning on.
+pub async fn archived(config: &DbConfig) -> Result<Vec<ArchivedPart>, DbFault> {
+    let mut connection = connect(config).await?;
+    let rows: Vec<(i64, i64, DateTime<Utc>)> =
+        sqlx::query_as(ARCHIVED).fetch_all(&mut connection).await?;
+    let part = |(first, next, newest): (i64, i64, _)| ArchivedPart {
+        first: first.unsigned_abs(),
+        next: next.unsigned_abs(),
+        newest,
+    };
+    Ok(rows.into_iter().map(part).collect())
+}
+
+/// What happened to certificates, as [`life_text`] writes it, and when.
+pub async fn lives(config: &DbConfig) -> Result<Vec<(String, DateTime<Utc>)>, DbFault> {
     let mut connection = connect(config).await?;
     let rows = sqlx::query(LIVES).fetch_all(&mut connection).await?;
-    let text = |row: &PgRow| -> Result<String, sqlx::Error> {
+    let text = |row: &PgRow| -> Result<_, sqlx::Error> {
         let code: Option<i16> = row.try_get("reason_code")?;
         let serial: Vec<u8> = row.try_get("serial_number")?;
         let reason: Option<&str> = row.try_get("reason")?;
-        Ok(life_text(
+        let text = life_text(
             row.try_get("kind")?,
             &hex(&serial),
             row.try_get("principal")?,
             reason.unwrap_or_default(),
             code.map(i64::from),
-        ))
+        );
+        Ok((text, row.try_get("at")?))
     };
     Ok(rows.iter().map(text).collect::<Result<_, _>>()?)
 }

@@ -200,6 +200,8 @@ enum Proof {
     },
     /// A checkpoint is still to come.
     NotYet { index: i64 },
+    /// Its entry is in an archive.
+    Archived { index: i64 },
     /// The log does not bear out what the ledger says.
     Broken { index: i64, why: String },
 }
@@ -285,6 +287,7 @@ async fn proof(ca: &Ca, index: i64) -> Result<Proof, Problem> {
             root: hex(&inclusion.checkpoint.root),
         }),
         Err(ProofError::NotYet(_)) => Ok(Proof::NotYet { index }),
+        Err(ProofError::Archived(..)) => Ok(Proof::Archived { index }),
         Err(ProofError::NotFound(why) | ProofError::Broken(why)) => {
             tracing::error!(index, why, "the log does not bear out the ledger");
             Ok(Proof::Broken { index, why })

@@ -242,6 +242,31 @@ fn an_edge_taken_up_anywhere_goes_on_to_the_same_tree() {
 }
 
 #[test]
+fn whole_subtrees_are_pushed_like_their_leaves() {
+    let leaf = |index: u64| leaf_hash(&index.to_be_bytes());
+    let mut by_leaves = RightEdge::new();
+    let mut by_subtrees = RightEdge::new();
+    for subtree in 0..9 {
+        let mut own = RightEdge::new();
+        for index in subtree * 256..(subtree + 1) * 256 {
+            own.push(leaf(index));
+            by_leaves.push(leaf(index));
+        }
+        assert!(by_subtrees.push_subtree(8, own.root()));
+        assert_eq!(by_subtrees.size(), by_leaves.size());
+        assert_eq!(by_subtrees.peaks(), by_leaves.peaks());
+    }
+    by_subtrees.push(leaf(9 * 256));
+    by_leaves.push(leaf(9 * 256));
+    assert_eq!(by_subtrees.root(), by_leaves.root());
+    // In the middle of one, or larger than any tree: refused, and nothing is changed.
+    for level in [8, 64, 255] {
+        assert!(!by_subtrees.push_subtree(level, [7; 32]));
+    }
+    assert_eq!(by_subtrees.root(), by_leaves.root());
+}
+
+#[test]
 fn an_edge_has_one_peak_for_each_one_bit_of_its_size() {
     for (size, peaks, fits) in [
         (0, 0, true),

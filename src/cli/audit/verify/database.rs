@@ -28,25 +28,40 @@ use crate::pki::tile::TileLevel;
 const RUN: u32 = 5_000;
 
 /// The database of the configuration.
-pub(super) struct Database {
+pub(in crate::cli::audit) struct Database {
     runtime: Runtime,
     config: DbConfig,
     log: PgLog,
+    /// Parts of the log that are archived: first place, and the place after the last.
+    archived: Vec<(u64, u64)>,
+    /// Time of the newest entry of them.
+    archived_until: Option<DateTime<Utc>>,
 }
 
 impl Database {
     /// As the service connects.
-    pub(super) fn open(global: &Global) -> anyhow::Result<Self> {
+    pub(in crate::cli::audit) fn open(global: &Global) -> anyhow::Result<Self> {
         let config = Config::load(&global.config)?;
         let config = database_config(&config)?;
         let runtime = crate::cli::runtime()?;
         let metrics = std::sync::Arc::new(LedgerMetrics::new(&Registry::new())?);
         let log = runtime.block_on(async { PgLog::start(&config, &metrics) })?;
+        let archived = runtime.block_on(rows::archived(&config))?;
         Ok(Self {
             runtime,
             config,
             log,
+            archived_until: archived.iter().map(|part| part.newest).max(),
+            archived: archived
+                .iter()
+                .map(|part| (part.first, part.next))
+                .collect(),
         })
+    }
+
+    fn archived_at(&self, index: u64) -> Option<(u64, u64)> {
+        let holds = |part: &&(u64, u64)| (part.0..part.1).contains(&index);
+        self.archived.iter().find(holds).copied()
     }
 
     /// Holds every row against its entry, and every entry against its row. Rows that were compared.
@@ -60,7 +75,15 @@ impl Database {
         let mut lives: BTreeMap<String, u64> = BTreeMap::new();
         let mut from = 0;
         while from < head.size {
-            let leaves = self.log.leaves(from, RUN).await?;
+            if let Some((_, next)) = self.archived_at(from) {
+                from = next;
+                continue;
+            }
+            let mut run = RUN;
+            if let Some((first, _)) = self.archived.iter().find(|(first, _)| *first > from) {
+                run = run.min(u32::try_from(first - from).unwrap_or(RUN));
+            }
+            let leaves = self.log.leaves(from, run).await?;
             if leaves.is_empty() {
                 faults.entry(from, "the log ends here, before its head".to_owned());
                 break;
@@ -100,10 +123,12 @@ impl Database {
         for serial in others {
             faults.whole("outcome", format!("certificate {serial} has no entry"));
         }
-        for row in rows::lives(&self.config).await? {
+        for (row, at) in rows::lives(&self.config).await? {
             compared += 1;
             match lives.get_mut(&row) {
                 Some(count) if *count > 0 => *count -= 1,
+                // Its entry is archived.
+                _ if self.archived_until.is_some_and(|until| at <= until) => {}
                 _ => faults.whole("life_event", format!("{row} has no entry")),
             }
         }
@@ -174,13 +199,16 @@ impl Source for Database {
         Ok(checkpoint.context("there is no checkpoint")?.cosigned())
     }
 
-    fn leaves(&self, bundle: TileId) -> anyhow::Result<Vec<Vec<u8>>> {
+    fn leaves(&self, bundle: TileId) -> anyhow::Result<Option<Vec<Vec<u8>>>> {
         let (first, count) = (bundle.index * 256, u32::from(bundle.width));
+        if self.archived_at(first).is_some() {
+            return Ok(None);
+        }
         let leaves = self.runtime.block_on(self.log.leaves(first, count))?;
         if leaves.len() < usize::from(bundle.width) {
             anyhow::bail!("{} of its bundle's {count} entries are there", leaves.len());
         }
-        Ok(leaves.iter().map(|leaf| leaf.to_vec()).collect())
+        Ok(Some(leaves.iter().map(|leaf| leaf.to_vec()).collect()))
     }
 
     fn hashes(&self, tile: TileId) -> anyhow::Result<Vec<Hash>> {
