@@ -17,6 +17,40 @@ COMMENT ON COLUMN certificate_id.fingerprint IS 'SHA-256 over the certificate''s
 COMMENT ON COLUMN certificate_id.intent_id   IS 'The intent.';
 INSERT INTO certificate_id (fingerprint, intent_id) SELECT fingerprint, intent_id FROM outcome WHERE der IS NOT NULL;
 
+-- What a search for few among many would otherwise read the many for.
+CREATE TABLE unconfirmed (
+    intent_id uuid PRIMARY KEY
+) WITH (
+    autovacuum_vacuum_scale_factor = 0.05
+);
+COMMENT ON TABLE  unconfirmed           IS 'Work list of certificates to which nothing has happened yet: neither confirmed nor at an end.';
+COMMENT ON COLUMN unconfirmed.intent_id IS 'The certificate.';
+INSERT INTO unconfirmed (intent_id)
+    SELECT o.intent_id FROM outcome o WHERE o.der IS NOT NULL
+        AND NOT EXISTS (SELECT FROM life_event e WHERE e.intent_id = o.intent_id);
+
+CREATE FUNCTION unconfirmed_no_more() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    DELETE FROM public.unconfirmed u USING added a WHERE u.intent_id = a.intent_id;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION unconfirmed_no_more() IS 'Takes from the work list what something has happened to.';
+CREATE TRIGGER unconfirmed_no_more AFTER INSERT ON life_event
+    REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION unconfirmed_no_more();
+
+-- Intents are in the order of their times, and so are their certificates, but for these: with them a
+-- search for a time reads those of that time only.
+CREATE TABLE late_outcome (
+    intent_id   uuid        PRIMARY KEY,
+    recorded_at timestamptz NOT NULL
+);
+COMMENT ON TABLE  late_outcome             IS 'Certificates that were recorded more than an hour after they were intended, such as after an outage.';
+COMMENT ON COLUMN late_outcome.intent_id   IS 'The certificate.';
+COMMENT ON COLUMN late_outcome.recorded_at IS 'As in outcome.';
+
 ALTER TABLE challenge DROP CONSTRAINT challenge_intent_id_fkey;
 ALTER TABLE challenge ADD CONSTRAINT challenge_claim FOREIGN KEY (intent_id) REFERENCES claim;
 ALTER TABLE life_event DROP CONSTRAINT life_event_intent_id_fkey;
@@ -48,6 +82,10 @@ AS $$
 $$;
 COMMENT ON FUNCTION uuid_floor(timestamptz) IS 'The least UUID of this millisecond or later: a UUIDv7 begins with its time (RFC 9562, 5.7).';
 
+INSERT INTO late_outcome (intent_id, recorded_at)
+    SELECT o.intent_id, o.recorded_at FROM outcome o
+    WHERE o.der IS NOT NULL AND o.intent_id < uuid_floor(o.recorded_at - interval '1 hour');
+
 -- Out of the way: what was there becomes the first partition of each, and its indexes parts of the new ones.
 ALTER TABLE outcome DROP CONSTRAINT outcome_intent_id_fkey, DROP CONSTRAINT outcome_fingerprint_key,
     DROP CONSTRAINT outcome_log_index_key;
@@ -76,7 +114,9 @@ CREATE TABLE intent (
 CREATE INDEX intent_cn            ON intent ((subject ->> 'CN'));
 CREATE INDEX intent_device_serial ON intent ((subject ->> 'serialNumber')) WHERE subject ? 'serialNumber';
 CREATE INDEX intent_no_device     ON intent (kind, intent_id) WHERE kind <> 'device';
+CREATE INDEX intent_issuer        ON intent (issuer, intent_id);
 CREATE INDEX intent_principal     ON intent (principal, intent_id);
+CREATE INDEX intent_profile       ON intent (profile, intent_id);
 CREATE INDEX intent_supersedes    ON intent (supersedes) WHERE supersedes IS NOT NULL;
 CREATE INDEX intent_work_order    ON intent (work_order, intent_id) WHERE work_order IS NOT NULL;
 COMMENT ON TABLE intent IS 'A certificate about to be made: everything about it but the signature. Never changed. Partitioned by month.';
@@ -217,6 +257,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     head record;
+    late uuid;
 BEGIN
     IF coalesce(cardinality(ids), 0) = 0 THEN
         -- Whether it could be done, asked again and again: a log that is halted is no fault here.
@@ -226,6 +267,7 @@ BEGIN
     -- A statement of its own: the next one's snapshot is taken under the lock, and sees what the
     -- earlier holder committed.
     SELECT * INTO STRICT head FROM public.log_open();
+    late := public.uuid_floor(head.at - interval '1 hour');
     RETURN QUERY
     WITH fresh AS (
         SELECT b.intent_id, b.der, b.fingerprint, b.event,
@@ -245,6 +287,11 @@ BEGIN
     ), identified AS (
         INSERT INTO public.certificate_id (fingerprint, intent_id)
         SELECT f.fingerprint, f.intent_id FROM fresh f
+    ), listed AS (
+        INSERT INTO public.unconfirmed (intent_id) SELECT f.intent_id FROM fresh f
+    ), noted AS (
+        INSERT INTO public.late_outcome (intent_id, recorded_at)
+        SELECT f.intent_id, head.at FROM fresh f WHERE f.intent_id < late
     ), closed AS (
         DELETE FROM public.open_intent i WHERE i.intent_id = ANY(ids)
     ), moved AS (
@@ -257,10 +304,10 @@ $$;
 ------------------------------------------------------------------------------------------------
 -- Rights: as they were.
 
-REVOKE ALL ON FUNCTION life_event_of_certificate(), uuid_floor(timestamptz), make_partitions(),
+REVOKE ALL ON FUNCTION life_event_of_certificate(), unconfirmed_no_more(), uuid_floor(timestamptz), make_partitions(),
     make_partition(text, text, text, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION make_partitions() TO certfactory_service;
-GRANT SELECT ON certificate_id, intent, outcome, log_entry, archived_part TO certfactory_service;
+GRANT SELECT ON certificate_id, unconfirmed, late_outcome, intent, outcome, log_entry, archived_part TO certfactory_service;
 GRANT INSERT (intent_id, serial_number, issuer, profile, profile_sha256, principal, idempotency_key,
               request_sha256, work_order, device, slot, subject, thing_name, spki_sha256,
               not_before, not_after, tbs, kind, supersedes, generation, rework_reason, key_origin)

@@ -4,6 +4,9 @@ use std::future::Future;
 use std::time::Duration;
 use std::time::Instant;
 
+use chrono::DateTime;
+use chrono::TimeDelta;
+use chrono::Utc;
 use sqlx::PgConnection;
 use sqlx::Postgres;
 use sqlx::QueryBuilder;
@@ -44,6 +47,9 @@ const IDLE_MAX: Duration = Duration::from_mins(5);
 const RETRY_WITHIN: Duration = Duration::from_secs(1);
 /// Largest page (contract: search).
 const PAGE_MAX: i64 = 1000;
+
+/// Certificates that were recorded longer than this after they were intended are in `late_outcome`.
+const LATE_AFTER: TimeDelta = TimeDelta::hours(1);
 
 /// The newest record's time is the end of an index: no row is read.
 const TIME: &str = "SELECT clock_timestamp(), (SELECT max(recorded_at) FROM outcome)";
@@ -252,7 +258,7 @@ fn query(filter: &SearchFilter, limit: i64, cursor: Option<Uuid>) -> QueryBuilde
     match filter.status {
         None => {}
         Some(Status::Issued) => {
-            sql.push(" AND NOT EXISTS (SELECT FROM life_event e WHERE e.intent_id = o.intent_id)");
+            sql.push(" AND o.intent_id IN (SELECT u.intent_id FROM unconfirmed u)");
         }
         Some(Status::Confirmed) => {
             sql.push(
@@ -278,10 +284,21 @@ fn query(filter: &SearchFilter, limit: i64, cursor: Option<Uuid>) -> QueryBuilde
         }
     }
     if let Some(issued_after) = filter.issued_after {
-        sql.push(" AND o.recorded_at >= ").push_bind(issued_after);
+        // The first of that time, from its id, or one of before that was recorded late.
+        sql.push(" AND o.recorded_at >= ")
+            .push_bind(issued_after)
+            .push(" AND o.intent_id >= least(")
+            .push_bind(least_id(issued_after - LATE_AFTER))
+            .push(", (SELECT l.intent_id FROM late_outcome l WHERE l.recorded_at >= ")
+            .push_bind(issued_after)
+            .push(" ORDER BY l.intent_id LIMIT 1))");
     }
     if let Some(issued_before) = filter.issued_before {
-        sql.push(" AND o.recorded_at < ").push_bind(issued_before);
+        // Nothing is recorded before it is intended, but for what the clocks may differ.
+        sql.push(" AND o.recorded_at < ")
+            .push_bind(issued_before)
+            .push(" AND o.intent_id < ")
+            .push_bind(least_id(issued_before + LATE_AFTER));
     }
     if let Some(cursor) = cursor {
         sql.push(" AND o.intent_id < ").push_bind(cursor);
@@ -289,6 +306,12 @@ fn query(filter: &SearchFilter, limit: i64, cursor: Option<Uuid>) -> QueryBuilde
     sql.push(" ORDER BY o.intent_id DESC LIMIT ")
         .push_bind(limit.saturating_add(1));
     sql
+}
+
+/// The least id of an intent of this time or later: a UUIDv7 begins with its milliseconds.
+fn least_id(time: DateTime<Utc>) -> Uuid {
+    let milliseconds = u128::try_from(time.timestamp_millis()).unwrap_or_default();
+    Uuid::from_u128(milliseconds.min((1 << 48) - 1) << 80)
 }
 
 /// Hands out connections that are closed unless they are released.

@@ -349,10 +349,23 @@ async fn certificate(
         .bind(der)
         .execute(&mut *connection)
         .await?;
-    sqlx::query("DELETE FROM open_intent WHERE intent_id = $1")
-        .bind(issued.intent)
-        .execute(connection)
-        .await?;
+    for list in [
+        "INSERT INTO unconfirmed (intent_id) VALUES ($1)",
+        "DELETE FROM open_intent WHERE intent_id = $1",
+    ] {
+        sqlx::query(list)
+            .bind(issued.intent)
+            .execute(&mut *connection)
+            .await?;
+    }
+    sqlx::query(
+        "INSERT INTO late_outcome (intent_id, recorded_at)
+         SELECT $1, $2 WHERE $1 < uuid_floor($2 - interval '1 hour')",
+    )
+    .bind(issued.intent)
+    .bind(at)
+    .execute(connection)
+    .await?;
     Ok(())
 }
 

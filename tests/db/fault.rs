@@ -31,7 +31,7 @@ async fn backends_terminated_in_a_loop_lose_nothing_and_repeat_nothing() {
     let load = Load::start(&ledger);
     let mut admin = database.connect("postgres").await;
     for _ in 0..60 {
-        tokio::time::sleep(Duration::from_millis(30)).await;
+        tokio::time::sleep(Duration::from_millis(75)).await;
         sqlx::query(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
              WHERE datname = current_database() AND application_name LIKE 'certfactory %'",
