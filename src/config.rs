@@ -5,6 +5,11 @@
 
 mod audit;
 
+pub use audit::AuditSection;
+pub use audit::JournalSection;
+pub use audit::LogKeySection;
+pub use audit::WitnessSection;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -375,67 +380,6 @@ pub struct BatchesSection {
 
 fn default_retention_days() -> u16 {
     30
-}
-
-/// `[audit]`
-#[derive(Debug, Clone, Deserialize, Serialize)]
-pub struct AuditSection {
-    /// The log's name, for ever: a URL without its scheme (C2SP tlog-checkpoint).
-    pub origin: String,
-    /// The key that signs checkpoints.
-    pub log_key: LogKeySection,
-    /// How often a checkpoint is made when there is news, 100 to 60000.
-    #[serde(default = "default_checkpoint_every_ms")]
-    pub checkpoint_every_ms: u64,
-    /// A file that always holds the newest checkpoint, on another disk or another machine.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub checkpoint_file: Option<PathBuf>,
-    /// The second copy of the log; absent: there is none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub journal: Option<JournalSection>,
-    /// Witnesses, one entry each.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub witness: Vec<WitnessSection>,
-    /// Hours after the last acknowledgement by a witness from which nothing is issued; absent: it
-    /// may be as old as it is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub witness_hours_max: Option<u32>,
-}
-
-fn default_checkpoint_every_ms() -> u64 {
-    1_000
-}
-
-/// `[audit.log_key]`: a P-256 key that signs checkpoints and nothing else.
-#[derive(Debug, Clone, Deserialize, Serialize)]
-pub struct LogKeySection {
-    /// The `[[hsm]]` that holds it.
-    pub hsm: String,
-    /// `CKA_LABEL` of its private key.
-    pub key_label: String,
-    /// Its public half, PEM.
-    pub public_key: PathBuf,
-}
-
-/// `[audit.journal]`
-#[derive(Debug, Clone, Deserialize, Serialize)]
-pub struct JournalSection {
-    /// Where it is: on another disk than the database. Of this replica alone.
-    pub directory: PathBuf,
-}
-
-/// `[[audit.witness]]`
-#[derive(Debug, Clone, Deserialize, Serialize)]
-pub struct WitnessSection {
-    /// Its name in cosignatures.
-    pub name: String,
-    /// Where it takes checkpoints: `http://…` or `https://…`, without `/add-checkpoint`.
-    pub url: String,
-    /// Its public key, PEM: Ed25519.
-    pub public_key: PathBuf,
-    /// Trust anchors of its TLS certificate, PEM; for `https` alone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ca: Option<PathBuf>,
 }
 
 /// `[log]`
