@@ -2,7 +2,9 @@
 
 use std::path::Path;
 use std::path::PathBuf;
+use std::process::Command;
 use std::process::Output;
+use std::process::Stdio;
 
 use serde_json::Value;
 use serde_json::json;
@@ -292,5 +294,63 @@ fn a_halted_log_stops_issuing_until_its_owner_has_looked() {
     );
     own.world.sql("UPDATE log_head SET halted = NULL");
     own.wait_ready(seconds(10));
+    issued(&station.issue(&Device::p256().request("lightbulb")));
+}
+
+#[test]
+fn a_journal_that_cannot_be_written_stops_issuing_and_nothing_else_until_it_can() {
+    let mut own = OwnWorld::make();
+    own.start_postgres();
+    // A file that grows beyond a limit is an error then, and not the end of the process.
+    let serve = own.world.program(&["serve"]);
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "trap '' XFSZ; exec \"$0\" serve"])
+        .arg(serve.get_program())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    for (name, value) in serve.get_envs() {
+        command.env(name, value.unwrap_or_default());
+    }
+    own.service = Some(command.spawn().unwrap());
+    own.wait_ready(seconds(20));
+    let pid = own.pid().to_string();
+    let limit = |octets: &str| {
+        let octets = format!("--fsize={octets}:unlimited");
+        let set = Command::new("prlimit")
+            .args(["--pid", &pid, &octets])
+            .status();
+        assert!(set.unwrap().success());
+    };
+    let station = own.world.client("station-01");
+    let before = Device::p256().request("lightbulb");
+    let issued_before = issued(&station.issue(&before));
+
+    // As on a full disk.
+    limit("0");
+    let meanwhile = Device::p256().request("lightbulb");
+    let refused = station.issue(&meanwhile);
+    assert_eq!(
+        (refused.status, refused.slug().as_str()),
+        (503, "log-unavailable"),
+        "{}",
+        refused.text()
+    );
+    assert!(refused.header("retry-after").is_some());
+    own.wait_not_ready("journal", seconds(10));
+    let refused = station.issue(&Device::p256().request("lightbulb"));
+    assert_eq!(refused.slug(), "log-unavailable");
+    // What was released before is in the journal, and is answered for.
+    let again = station.issue(&before);
+    assert_eq!(again.status, 200, "{}", again.text());
+    assert_eq!(
+        again.json()["serial_number"],
+        issued_before["serial_number"]
+    );
+
+    limit("unlimited");
+    own.wait_ready(seconds(20));
+    let released = station.issue(&meanwhile);
+    assert!([200, 201].contains(&released.status), "{}", released.text());
     issued(&station.issue(&Device::p256().request("lightbulb")));
 }
