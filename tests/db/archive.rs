@@ -251,3 +251,56 @@ async fn principals_are_added_once_and_disabled_at_will() {
         .unwrap_err();
     assert!(matches!(unknown, DbFault::PrincipalUnknown(_)), "{unknown}");
 }
+
+/// A UUIDv7 of so many seconds ago.
+fn id_of(seconds: i64) -> Uuid {
+    let milliseconds = (chrono::Utc::now().timestamp() - seconds) * 1_000;
+    let random = Uuid::now_v7().as_u128() & ((1 << 62) - 1);
+    Uuid::from_u128(
+        (u128::from(milliseconds.unsigned_abs()) << 80) | (7 << 76) | (2 << 62) | random,
+    )
+}
+
+#[tokio::test]
+async fn a_search_for_a_time_finds_what_was_recorded_then_however_late() {
+    let database = Postgres::shared().database().await;
+    let ledger = ledger(&database).await;
+    let archive = PgArchive::new(&database.service()).unwrap();
+    // Intended three days, two hours and a moment ago, and recorded now.
+    let mut ids = Vec::new();
+    for seconds in [3 * 86_400, 2 * 3_600, 5] {
+        let mut late = intent();
+        late.id = id_of(seconds);
+        ids.push(issue(&ledger, &late).await.intent.id);
+    }
+    assert_eq!(
+        database.number("SELECT count(*) FROM late_outcome").await,
+        2
+    );
+    let now = chrono::Utc::now();
+    let minutes = |count| Some(now + chrono::TimeDelta::minutes(count));
+    for (after, before, found) in [
+        (minutes(-5), None, 3),
+        (None, minutes(5), 3),
+        (minutes(-5), minutes(5), 3),
+        (minutes(5), None, 0),
+        (None, minutes(-5), 0),
+    ] {
+        let filter = SearchFilter {
+            issued_after: after,
+            issued_before: before,
+            ..SearchFilter::default()
+        };
+        let page = archive.search(filter, 10, None).await.unwrap();
+        assert_eq!(page.items.len(), found, "{after:?} {before:?}");
+        if found == 3 {
+            assert!(
+                page.items
+                    .iter()
+                    .rev()
+                    .map(|item| item.intent.id)
+                    .eq(ids.clone())
+            );
+        }
+    }
+}
