@@ -16,6 +16,7 @@ mod batches;
 mod flood;
 mod handshakes;
 mod idle;
+mod large;
 #[allow(dead_code, reason = "the tests use more of it")]
 #[path = "../issuance/load.rs"]
 mod load;
@@ -53,6 +54,15 @@ fn main() {
         Some("batches-full-disk") => batches::full_disk(number(1, 30_000)),
         Some("log-kills") => audit::kills(number(1, 20)),
         Some("log-latency") => audit::latency(number(1, 20)),
+        Some("ledger-seed") => {
+            let count = arguments.get(1).expect("how many certificates");
+            large::seed(
+                count.replace('_', "").parse().expect("a number"),
+                number(2, 12),
+            );
+        }
+        Some("ledger-search") => large::search(number(1, 50)),
+        Some("ledger-export") => large::export(),
         Some("orders") => orders::orders(number(1, 1_000), number(2, 10)),
         Some("handshakes") => {
             let most = arguments.get(2).map(|_| number(2, 0));
@@ -65,7 +75,7 @@ fn main() {
         Some("idle-connections") => idle::idle(number(1, 10_000)),
         _ => {
             eprintln!(
-                "usage: proofs batches-kills [DEVICES [KILLS]] | batches-line [PAIRS [SECONDS]] | batches-list [DEVICES] | batches-full-disk [DEVICES] | handshakes [SECONDS [PER_SECOND_MAX]] | flood [PAIRS [SECONDS [PER_SECOND]]] | idle-connections [COUNT] | kills [COUNT] | log-kills [COUNT] | log-latency [COUNT] | database-outage [SECONDS] | hsm-outage [AWAY_SECONDS FROZEN_SECONDS] | orders [QUANTITY KILLS] | crl [ENTRIES SECONDS] | ocsp [SECONDS]"
+                "usage: proofs batches-kills [DEVICES [KILLS]] | batches-line [PAIRS [SECONDS]] | batches-list [DEVICES] | batches-full-disk [DEVICES] | handshakes [SECONDS [PER_SECOND_MAX]] | flood [PAIRS [SECONDS [PER_SECOND]]] | idle-connections [COUNT] | kills [COUNT] | ledger-seed COUNT [MONTHS] | ledger-search [COUNT] | ledger-export | log-kills [COUNT] | log-latency [COUNT] | database-outage [SECONDS] | hsm-outage [AWAY_SECONDS FROZEN_SECONDS] | orders [QUANTITY KILLS] | crl [ENTRIES SECONDS] | ocsp [SECONDS]"
             );
             std::process::exit(2);
         }

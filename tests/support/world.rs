@@ -61,7 +61,8 @@ pub struct World {
 }
 
 impl World {
-    fn at(dir: PathBuf) -> Self {
+    /// One that is there.
+    pub fn at(dir: PathBuf) -> Self {
         let text = std::fs::read_to_string(dir.join("config.toml")).unwrap();
         let config: toml::Table = text.parse().unwrap();
         let listen = |section: &str| config[section]["listen"].as_str().unwrap().to_owned();
