@@ -175,7 +175,7 @@ impl<'a> Maker<'a> {
         let signature = self.signer.sign(&kind.issuer.name, &tbs.octets);
         let algorithm = kind.issuer.signature_algorithm.as_der();
         let der = signed(&tbs.octets, algorithm, &signature);
-        if n % READ_EVERY == 0 {
+        if n.is_multiple_of(READ_EVERY) {
             let read = VerifiedCertificate::read_linted(LeafKind::Device, &der, &kind.issuer);
             read.unwrap_or_else(|fault| panic!("certificate {n}: {fault}"));
         }

@@ -185,7 +185,7 @@ impl Plan {
 
     /// Whether it is a workshop tool.
     pub fn is_tool(&self, n: u64) -> bool {
-        self.order(n).is_none() && n / LINES / SAMPLE_EVERY % TOOL_EVERY == 0
+        self.order(n).is_none() && (n / LINES / SAMPLE_EVERY).is_multiple_of(TOOL_EVERY)
     }
 
     pub fn is_confirmed(&self, n: u64) -> bool {

@@ -114,7 +114,7 @@ impl Kind {
         let kept = template.take().filter(|it| it.validity == validity);
         let template = template.insert(kept.unwrap_or_else(|| self.template(device, validity)));
         let octets = template.fill(device);
-        if device.number % BUILT_EVERY == 0 {
+        if device.number.is_multiple_of(BUILT_EVERY) {
             assert_eq!(
                 octets,
                 self.build(device, validity),
