@@ -301,7 +301,10 @@ fn query(filter: &SearchFilter, limit: i64, cursor: Option<Uuid>) -> QueryBuilde
             .push_bind(least_id(issued_before + LATE_AFTER));
     }
     if let Some(cursor) = cursor {
+        // Of both: a merge of the two tables begins at the cursor in either one, and not at the
+        // end of the other.
         sql.push(" AND o.intent_id < ").push_bind(cursor);
+        sql.push(" AND i.intent_id < ").push_bind(cursor);
     }
     sql.push(" ORDER BY o.intent_id DESC LIMIT ")
         .push_bind(limit.saturating_add(1));

@@ -26,17 +26,20 @@ macro_rules! intent_columns {
          i.idempotency_key, i.request_sha256, i.work_order, i.device, i.slot, i.subject, \
          i.thing_name, i.spki_sha256, i.key_origin, i.not_before, i.not_after, i.tbs, \
          i.supersedes, i.generation, i.rework_reason, \
-         (SELECT c.serial_number FROM claim c WHERE c.intent_id = i.supersedes) AS superseded"
+         CASE WHEN i.supersedes IS NOT NULL THEN \
+             (SELECT c.serial_number FROM claim c WHERE c.intent_id = i.supersedes) END AS superseded"
     };
 }
 pub(super) use intent_columns;
 
-/// The columns [`certificate`] reads, of a table named `o`.
+/// The columns [`certificate`] reads, of a table named `o`. A certificate that was superseded is
+/// never scrapped as well, so of the kinds of its events the last one in the alphabet, which the
+/// index has first, is its status.
 macro_rules! outcome_columns {
     () => {
         "o.der, o.fingerprint, o.log_index, o.recorded_at, \
          (SELECT e.kind FROM life_event e WHERE e.intent_id = o.intent_id \
-          ORDER BY e.kind = 'confirmed', e.kind <> 'scrapped' LIMIT 1) AS status, \
+          ORDER BY e.kind DESC LIMIT 1) AS status, \
          (SELECT c.serial_number FROM claim c WHERE c.live AND c.supersedes = o.intent_id) AS successor"
     };
 }
