@@ -10,6 +10,7 @@ pub mod crl;
 pub mod device_key;
 pub mod device_pattern;
 pub mod error;
+pub mod export;
 pub mod issue;
 pub mod life;
 pub mod line;
@@ -27,8 +28,10 @@ pub mod verification;
 use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc, time::Instant};
 
 use chrono::{DateTime, Utc};
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
+use crate::ca::export::Exported;
 use crate::pki::{
     certificate::{Signature, SignedCertificate},
     issuer::Issuer,
@@ -380,6 +383,18 @@ pub trait Archive: Send + Sync {
         cursor: Option<Uuid>,
     ) -> PortFuture<'_, Result<Page, LedgerFault>>;
 
+    /// All matches, newest first, from the cursor on: page after page, each read while the one
+    /// before it is used, so that memory holds two, of some thousand certificates each. Complete for
+    /// what was issued before, and nothing comes twice.
+    ///
+    /// The last page has no `next`; a fault is the last that comes. When the pages end without
+    /// either, they are not whole.
+    fn export(
+        &self,
+        filter: SearchFilter,
+        cursor: Option<Uuid>,
+    ) -> mpsc::Receiver<Result<Page<Exported>, LedgerFault>>;
+
     /// What time the database has.
     fn time(&self) -> PortFuture<'_, Result<DatabaseTime, LedgerFault>>;
 
@@ -449,9 +464,9 @@ pub struct SearchFilter {
 
 /// One page of a search.
 #[derive(Debug)]
-pub struct Page {
+pub struct Page<T = CertificateRecord> {
     /// Newest first.
-    pub items: Vec<CertificateRecord>,
+    pub items: Vec<T>,
     /// Where the next page starts; `None` at the end.
     pub next: Option<Uuid>,
 }

@@ -31,6 +31,7 @@ pub mod principals;
 pub mod restore;
 
 mod device_lists;
+mod export;
 mod lane;
 mod lives;
 mod orders;

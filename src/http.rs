@@ -179,6 +179,9 @@ fn page_routes(config: &mut ServiceConfig) {
         .service(
             readable("/audit/export.ndjson").route(web::get().to(pages::search::export_ndjson)),
         )
+        .service(
+            readable("/audit/export.parquet").route(web::get().to(pages::search::export_parquet)),
+        )
         .service(readable("/audit/style.css").route(web::get().to(pages::style)))
         .service(readable("/audit/icon.svg").route(web::get().to(pages::icon)))
         .service(

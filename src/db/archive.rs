@@ -7,12 +7,16 @@ use std::time::Instant;
 use chrono::DateTime;
 use chrono::TimeDelta;
 use chrono::Utc;
+use futures_util::TryStreamExt;
 use sqlx::PgConnection;
 use sqlx::Postgres;
 use sqlx::QueryBuilder;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgPool;
 use sqlx::postgres::PgPoolOptions;
+use sqlx::postgres::PgRow;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -26,13 +30,16 @@ use crate::ca::PortFuture;
 use crate::ca::Principal;
 use crate::ca::SearchFilter;
 use crate::ca::Status;
+use crate::ca::export::Exported;
 use crate::db::config::DbConfig;
 use crate::db::config::Purpose;
 use crate::db::error::DbFault;
 use crate::db::error::Failure;
 use crate::db::error::describe;
+use crate::db::export;
 use crate::db::principals;
 use crate::db::row;
+use crate::db::row::exported_columns;
 use crate::db::row::intent_columns;
 use crate::db::row::outcome_columns;
 use crate::pki::serial::SerialNumber;
@@ -55,21 +62,53 @@ const LATE_AFTER: TimeDelta = TimeDelta::hours(1);
 const TIME: &str = "SELECT clock_timestamp(), (SELECT max(recorded_at) FROM outcome)";
 
 /// Issued certificates, joined with their intents. Filters and order follow.
-const ISSUED: &str = concat!(
-    "SELECT ",
-    intent_columns!(),
-    ", ",
-    outcome_columns!(),
-    " FROM outcome o JOIN intent i ON i.intent_id = o.intent_id WHERE o.der IS NOT NULL"
-);
+macro_rules! issued {
+    ($columns:expr) => {
+        concat!(
+            "SELECT ",
+            $columns,
+            ", ",
+            outcome_columns!(),
+            " FROM outcome o JOIN intent i ON i.intent_id = o.intent_id WHERE o.der IS NOT NULL"
+        )
+    };
+}
+
+/// What a search reads of its matches, and as what.
+pub(super) struct Form<T> {
+    select: &'static str,
+    read: fn(&PgRow) -> Result<T, sqlx::Error>,
+    /// Where the page after it begins.
+    id: fn(&T) -> Uuid,
+}
+
+/// All of it.
+const RECORD: Form<CertificateRecord> = Form {
+    select: issued!(intent_columns!()),
+    read: |row| {
+        let record = row::certificate(row::intent(row)?, row)?;
+        record.ok_or_else(|| row::unreadable("certificate"))
+    },
+    id: |record| record.intent.id,
+};
+
+/// What an export shows.
+pub(super) const EXPORTED: Form<Exported> = Form {
+    select: issued!(exported_columns!()),
+    read: row::exported,
+    id: |exported| exported.id,
+};
 
 /// The archive in PostgreSQL.
+#[derive(Clone)]
 pub struct PgArchive {
     pool: PgPool,
+    /// Where it reads: a large page must not keep whoever asked for it from answering others.
+    runtime: Handle,
 }
 
 impl PgArchive {
-    /// Connects when first used, on the current Tokio runtime. Fails only when the URL is none.
+    /// Connects when first used; reads on the current Tokio runtime. Fails only when the URL is none.
     pub fn new(config: &DbConfig) -> Result<Self, DbFault> {
         Self::for_purpose(config, Purpose::Archive)
     }
@@ -83,7 +122,32 @@ impl PgArchive {
             // A frozen server is found out within this time, and before the reading begins.
             .test_before_acquire(true)
             .connect_lazy_with(config.options(purpose)?);
-        Ok(Self { pool })
+        Ok(Self {
+            pool,
+            runtime: Handle::current(),
+        })
+    }
+
+    /// One page of a search, of whatever length.
+    pub(super) async fn page<T: Send + 'static>(
+        &self,
+        form: &'static Form<T>,
+        filter: SearchFilter,
+        limit: i64,
+        cursor: Option<Uuid>,
+    ) -> Result<Page<T>, LedgerFault> {
+        self.read(move |reader| {
+            let mut query = query(form.select, &filter, limit, cursor);
+            async move {
+                let mut connection = reader.acquire().await?;
+                let page = page(form, connection.get()?, &mut query, limit)
+                    .await
+                    .map_err(|e| Failure::from(&e))?;
+                connection.release();
+                Ok(page)
+            }
+        })
+        .await
     }
 
     /// Runs a reading in a task of its own. After a restart of the server each idle connection
@@ -96,7 +160,7 @@ impl PgArchive {
         let start = Instant::now();
         let mut tries_left = self.pool.options().get_max_connections();
         loop {
-            let mut task = tokio::spawn(reading(Reader(self.pool.clone())));
+            let mut task = self.runtime.spawn(reading(Reader(self.pool.clone())));
             let reason = match timeout(READING_MAX, &mut task).await {
                 Ok(Ok(Ok(found))) => return Ok(found),
                 Ok(Ok(Err(Failure::Unavailable(_))))
@@ -136,18 +200,18 @@ impl Archive for PgArchive {
         limit: i64,
         cursor: Option<Uuid>,
     ) -> PortFuture<'_, Result<Page, LedgerFault>> {
-        let limit = limit.clamp(1, PAGE_MAX);
-        Box::pin(self.read(move |reader| {
-            let mut query = query(&filter, limit, cursor);
-            async move {
-                let mut connection = reader.acquire().await?;
-                let page = page(connection.get()?, &mut query, limit)
-                    .await
-                    .map_err(|e| Failure::from(&e))?;
-                connection.release();
-                Ok(page)
-            }
-        }))
+        Box::pin(self.page(&RECORD, filter, limit.clamp(1, PAGE_MAX), cursor))
+    }
+
+    fn export(
+        &self,
+        filter: SearchFilter,
+        cursor: Option<Uuid>,
+    ) -> mpsc::Receiver<Result<Page<Exported>, LedgerFault>> {
+        let (sender, pages) = mpsc::channel(1);
+        let reading = export::read_ahead(self.clone(), filter, cursor, sender);
+        self.runtime.spawn(reading);
+        pages
     }
 
     fn time(&self) -> PortFuture<'_, Result<DatabaseTime, LedgerFault>> {
@@ -174,29 +238,35 @@ impl Archive for PgArchive {
     }
 }
 
-async fn page(
+async fn page<T>(
+    form: &Form<T>,
     connection: &mut PgConnection,
     query: &mut QueryBuilder<Postgres>,
     limit: i64,
-) -> Result<Page, sqlx::Error> {
-    let rows = query.build().fetch_all(connection).await?;
-    let mut items = Vec::with_capacity(rows.len());
-    for row in &rows {
-        items.extend(row::certificate(row::intent(row)?, row)?);
+) -> Result<Page<T>, sqlx::Error> {
+    let mut items = Vec::new();
+    let mut rows = query.build().fetch(connection);
+    while let Some(row) = rows.try_next().await? {
+        items.push((form.read)(&row)?);
     }
     // One more than asked for was fetched: it tells whether there is another page.
     let full = usize::try_from(limit).unwrap_or(usize::MAX);
     let more = items.len() > full;
     items.truncate(full);
-    let next = items.last().filter(|_| more).map(|last| last.intent.id);
+    let next = items.last().filter(|_| more).map(form.id);
     Ok(Page { items, next })
 }
 
 /// Newest first: intent ids are UUIDv7, so their order is the order of asking, and a page starts
 /// below the last id of the one before (keyset paging: complete and without repeats while new
 /// certificates arrive).
-fn query(filter: &SearchFilter, limit: i64, cursor: Option<Uuid>) -> QueryBuilder<Postgres> {
-    let mut sql = QueryBuilder::new(ISSUED);
+fn query(
+    select: &'static str,
+    filter: &SearchFilter,
+    limit: i64,
+    cursor: Option<Uuid>,
+) -> QueryBuilder<Postgres> {
+    let mut sql = QueryBuilder::new(select);
     match filter.kind {
         // In the text and not bound: only then is the index over the rare kind one to choose.
         KindFilter::Only(kind) => {

@@ -13,6 +13,7 @@ use crate::ca::Intent;
 use crate::ca::KeyOrigin;
 use crate::ca::Rework;
 use crate::ca::Status;
+use crate::ca::export::Exported;
 use crate::pki::name::AttributeType;
 use crate::pki::name::Subject;
 use crate::pki::serial::SerialNumber;
@@ -31,6 +32,17 @@ macro_rules! intent_columns {
     };
 }
 pub(super) use intent_columns;
+
+/// The columns that [`exported`] reads of a table named `i`; it reads [`outcome_columns`], too.
+macro_rules! exported_columns {
+    () => {
+        "i.intent_id, i.kind, i.serial_number, i.issuer, i.profile, i.principal, i.work_order, \
+         i.device, i.subject, i.thing_name, i.spki_sha256, i.key_origin, i.not_before, i.not_after, \
+         CASE WHEN i.supersedes IS NOT NULL THEN \
+             (SELECT c.serial_number FROM claim c WHERE c.intent_id = i.supersedes) END AS superseded"
+    };
+}
+pub(super) use exported_columns;
 
 /// The columns [`certificate`] reads, of a table named `o`. A certificate that was superseded is
 /// never scrapped as well, so of the kinds of its events the last one in the alphabet, which the
@@ -63,12 +75,8 @@ pub(super) fn intent(row: &PgRow) -> Result<Intent, sqlx::Error> {
         subject: subject(row)?,
         thing_name: row.try_get("thing_name")?,
         spki_sha256: row.try_get("spki_sha256")?,
-        key_origin: KeyOrigin::from_word(row.try_get("key_origin")?)
-            .ok_or_else(|| unreadable("key origin"))?,
-        validity: Validity {
-            not_before: row.try_get("not_before")?,
-            not_after: row.try_get("not_after")?,
-        },
+        key_origin: key_origin(row)?,
+        validity: validity(row)?,
         tbs: row.try_get("tbs")?,
         rework: rework(row)?,
     })
@@ -91,6 +99,43 @@ pub(super) fn certificate(
         status: status(row.try_get("status")?)?,
         successor: serial(row, "successor")?,
     }))
+}
+
+/// A certificate for those outside.
+pub(super) fn exported(row: &PgRow) -> Result<Exported, sqlx::Error> {
+    Ok(Exported {
+        id: row.try_get("intent_id")?,
+        kind: kind(row)?,
+        serial_number: serial(row, "serial_number")?.ok_or_else(|| unreadable("serial number"))?,
+        issuer: row.try_get("issuer")?,
+        profile: row.try_get("profile")?,
+        principal: row.try_get("principal")?,
+        order: row.try_get("work_order")?,
+        device: row.try_get("device")?,
+        subject: subject(row)?,
+        thing_name: row.try_get("thing_name")?,
+        spki_sha256: row.try_get("spki_sha256")?,
+        key_origin: key_origin(row)?,
+        validity: validity(row)?,
+        superseded: serial(row, "superseded")?,
+        der: row.try_get("der")?,
+        fingerprint: row.try_get("fingerprint")?,
+        issued_at: row.try_get("recorded_at")?,
+        log_index: row.try_get("log_index")?,
+        status: status(row.try_get("status")?)?,
+        successor: serial(row, "successor")?,
+    })
+}
+
+fn key_origin(row: &PgRow) -> Result<KeyOrigin, sqlx::Error> {
+    KeyOrigin::from_word(row.try_get("key_origin")?).ok_or_else(|| unreadable("key origin"))
+}
+
+fn validity(row: &PgRow) -> Result<Validity, sqlx::Error> {
+    Ok(Validity {
+        not_before: row.try_get("not_before")?,
+        not_after: row.try_get("not_after")?,
+    })
 }
 
 fn status(word: Option<&str>) -> Result<Status, sqlx::Error> {
@@ -120,10 +165,10 @@ pub(super) fn subject_json(subject: &Subject) -> String {
 }
 
 fn subject(row: &PgRow) -> Result<Subject, sqlx::Error> {
-    let Json(values): Json<BTreeMap<String, String>> = row.try_get("subject")?;
+    let Json(values): Json<BTreeMap<&str, String>> = row.try_get("subject")?;
     let mut subject = BTreeMap::new();
     for (name, value) in values {
-        let kind = AttributeType::from_short_name(&name)
+        let kind = AttributeType::from_short_name(name)
             .ok_or_else(|| unreadable(&format!("subject attribute {name}")))?;
         subject.insert(kind, value);
     }

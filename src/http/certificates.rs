@@ -1,7 +1,9 @@
 //! `/v1/certificates`: issue and show; searching and what may happen to a certificate are below.
 
 pub mod confirmation;
+pub mod export;
 pub mod history;
+mod parquet;
 pub mod revocation;
 pub mod scrap;
 pub mod search;
@@ -17,7 +19,9 @@ use actix_web::http::header;
 use actix_web::http::header::HeaderMap;
 use actix_web::web::{Data, Path};
 use chrono::{DateTime, SecondsFormat, Utc};
-use serde::{Deserialize, Serialize};
+use serde::ser::Error as _;
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use crate::ca::Ca;
@@ -25,6 +29,8 @@ use crate::ca::CertificateRecord;
 use crate::ca::Intent;
 use crate::ca::Principal;
 use crate::ca::Role;
+use crate::ca::Status;
+use crate::ca::export::Exported;
 use crate::ca::issue::DeviceKey;
 use crate::ca::issue::IssueRequest;
 use crate::ca::issue::IssuedCertificate;
@@ -45,6 +51,7 @@ use crate::pki::issuer::Issuer;
 use crate::pki::name::each_name_once;
 use crate::pki::pem;
 use crate::pki::serial::SerialNumber;
+use crate::pki::tbs::LeafKind;
 
 /// How long an issuance may take; from the configuration.
 #[derive(Clone, Copy)]
@@ -91,35 +98,37 @@ enum Wait {
 
 /// A certificate as REST shows it.
 #[derive(Serialize, ToSchema)]
-pub struct CertificateBody {
+pub struct CertificateBody<'a> {
     /// 32 lower-case hexadecimal digits.
     serial_number: String,
     /// `device`; `verification` for what proves to AWS IoT that a CA's key is ours; `station` for what
     /// somebody connects to this service with.
     kind: &'static str,
     /// PEM.
-    certificate: String,
+    #[schema(value_type = String)]
+    certificate: Pem<'a>,
     /// The issuer's certificate and those above it, PEM; empty when it is no longer configured.
-    ca_chain: Vec<String>,
+    #[schema(value_type = Vec<String>)]
+    ca_chain: Chain<'a>,
     /// SHA-256 over the certificate's DER, 64 hexadecimal digits: AWS IoT's certificateId.
     fingerprint_sha256: String,
     /// Profile's name; `verification_certificate` or `station_certificate` where there is none.
-    profile: String,
+    profile: &'a str,
     /// Issuer's name.
-    issuer: String,
+    issuer: &'a str,
     /// Who asked for it.
-    station: String,
+    station: &'a str,
     /// Work order.
-    order: Option<String>,
+    order: Option<&'a str>,
     /// Device identity: the value of the attribute that the profile names.
-    device: String,
+    device: &'a str,
     /// Subject attributes by short name.
-    subject: BTreeMap<&'static str, String>,
+    subject: BTreeMap<&'static str, &'a str>,
     /// How its key came here: `csr`, in a request that it signed; `public-key`, bare, on a batch's
     /// list; `made`, here.
     key_origin: &'static str,
     /// The thing AWS IoT makes of the device at its first connection.
-    thing_name: Option<String>,
+    thing_name: Option<&'a str>,
     /// RFC 3339.
     not_before: String,
     /// RFC 3339.
@@ -392,10 +401,10 @@ impl Form {
         match self {
             Self::Json => response.json(CertificateBody {
                 inclusion: inclusion.map(InclusionBody::from),
-                ..CertificateBody::new(record, issuer)
+                ..CertificateBody::new(&Exported::from(record), issuer)
             }),
             Self::Pem => {
-                let chain = chain(issuer).concat();
+                let chain = issuer.map_or_else(String::new, |issuer| issuer.pem.concat());
                 response
                     .content_type("application/x-pem-file")
                     .body(pem::certificate(&record.der) + &chain)
@@ -407,45 +416,70 @@ impl Form {
     }
 }
 
-impl CertificateBody {
-    fn new(record: &CertificateRecord, issuer: Option<&Issuer>) -> Self {
-        let intent = &record.intent;
+impl<'a> CertificateBody<'a> {
+    fn new(it: &'a Exported, issuer: Option<&'a Issuer>) -> Self {
         Self {
-            serial_number: intent.serial_number.to_hex(),
-            kind: intent.kind.as_str(),
-            certificate: pem::certificate(&record.der),
-            ca_chain: chain(issuer).to_vec(),
-            fingerprint_sha256: hex(&record.fingerprint),
-            profile: intent.profile.clone(),
-            issuer: intent.issuer.clone(),
-            station: intent.principal.clone(),
-            order: intent.order.clone(),
-            device: intent.device.clone(),
-            subject: intent
+            serial_number: it.serial_number.to_hex(),
+            kind: it.kind.as_str(),
+            certificate: Pem(&it.der),
+            ca_chain: Chain(issuer),
+            fingerprint_sha256: hex(&it.fingerprint),
+            profile: &it.profile,
+            issuer: &it.issuer,
+            station: &it.principal,
+            order: it.order.as_deref(),
+            device: &it.device,
+            subject: it
                 .subject
                 .iter()
-                .map(|(kind, value)| (kind.short_name(), value.to_owned()))
+                .map(|(kind, value)| (kind.short_name(), value))
                 .collect(),
-            key_origin: intent.key_origin.as_str(),
-            thing_name: intent.thing_name.clone(),
-            not_before: rfc3339(intent.validity.not_before),
-            not_after: rfc3339(intent.validity.not_after),
-            issued_at: rfc3339_millis(record.issued_at),
-            status: record.status.as_str(),
+            key_origin: it.key_origin.as_str(),
+            thing_name: it.thing_name.as_deref(),
+            not_before: rfc3339(it.validity.not_before),
+            not_after: rfc3339(it.validity.not_after),
+            issued_at: rfc3339_millis(it.issued_at),
+            status: it.status.as_str(),
             unconfirmed_seconds: None,
-            supersedes: intent
-                .rework
-                .as_ref()
-                .map(|rework| rework.superseded.to_hex()),
-            superseded_by: record.successor.map(|successor| successor.to_hex()),
-            log_index: record.log_index,
+            supersedes: it.superseded.map(|superseded| superseded.to_hex()),
+            superseded_by: it.successor.map(|successor| successor.to_hex()),
+            log_index: it.log_index,
             inclusion: None,
+        }
+    }
+
+    /// One that a search found.
+    fn found(ca: &'a Ca, now: DateTime<Utc>, it: &'a Exported) -> Self {
+        let waits = it.status == Status::Issued && it.kind == LeafKind::Device;
+        let issuer = ca.issuers.get(&it.issuer).map(AsRef::as_ref);
+        Self {
+            unconfirmed_seconds: waits.then(|| (now - it.issued_at).num_seconds().max(0)),
+            ..Self::new(it, issuer)
         }
     }
 }
 
-fn chain(issuer: Option<&Issuer>) -> &[String] {
-    issuer.map_or(&[], |issuer| &issuer.pem)
+/// A certificate, DER, that is shown as PEM.
+struct Pem<'a>(&'a [u8]);
+
+impl Serialize for Pem<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // Nothing is looked for in it that would have to be escaped: most of a row's time.
+        let text = RawValue::from_string(pem::certificate_json(self.0));
+        text.map_err(S::Error::custom)?.serialize(serializer)
+    }
+}
+
+/// An issuer's certificate and those above it, as a list of PEM; empty for none.
+struct Chain<'a>(Option<&'a Issuer>);
+
+impl Serialize for Chain<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Some(issuer) => issuer.pem_json.serialize(serializer),
+            None => [(); 0].serialize(serializer),
+        }
+    }
 }
 
 /// The issuer of a recorded certificate; `None` when it is no longer configured.

@@ -11,6 +11,7 @@ use der::Decode;
 use der::Encode;
 use openssl::pkey::PKey;
 use openssl::x509::X509;
+use serde_json::value::RawValue;
 use x509_cert::Certificate;
 use x509_cert::ext::Extension;
 use x509_cert::ext::pkix::BasicConstraints;
@@ -27,6 +28,8 @@ pub struct Issuer {
     pub chain: Vec<Vec<u8>>,
     /// The certificate and those above it as PEM: part of every answer, so encoded once.
     pub pem: Vec<String>,
+    /// The same as a JSON array of strings: part of every row of an export.
+    pub pem_json: Box<RawValue>,
     /// DER of the subject `Name`; a leaf's issuer field is exactly these bytes.
     pub subject_der: Vec<u8>,
     /// RFC 4514 text of the subject.
@@ -109,9 +112,12 @@ impl Issuer {
         }
         let chain: Vec<Vec<u8>> = certificates.map(|above| above.der).collect();
         let all = std::iter::once(&ca.der).chain(&chain);
+        let pem: Vec<String> = all.map(|der| pem::certificate(der)).collect();
+        let pem_json = serde_json::value::to_raw_value(&pem);
         Ok(Self {
             name: name.to_owned(),
-            pem: all.map(|der| pem::certificate(der)).collect(),
+            pem_json: pem_json.map_err(|error| fault(&error.to_string()))?,
+            pem,
             subject: tbs.subject().to_string(),
             subject_der,
             signature_algorithm: public_key.algorithm().signature_algorithm(),

@@ -20,40 +20,52 @@ pub struct PemFault(&'static str);
 /// A certificate as PEM, lines of 64, ending in a newline.
 #[must_use]
 pub fn certificate(der: &[u8]) -> String {
-    encode("CERTIFICATE", der)
+    encode("CERTIFICATE", der, "\n")
+}
+
+/// The same as a JSON string: base64 has nothing but its line breaks to escape.
+#[must_use]
+pub fn certificate_json(der: &[u8]) -> String {
+    format!("\"{}\"", encode("CERTIFICATE", der, "\\n"))
 }
 
 /// A certification request as PEM, lines of 64, ending in a newline.
 #[must_use]
 pub fn certification_request(der: &[u8]) -> String {
-    encode("CERTIFICATE REQUEST", der)
+    encode("CERTIFICATE REQUEST", der, "\n")
 }
 
 /// A `SubjectPublicKeyInfo` as PEM, lines of 64, ending in a newline.
 #[must_use]
 pub fn public_key(spki: &[u8]) -> String {
-    encode("PUBLIC KEY", spki)
+    encode("PUBLIC KEY", spki, "\n")
 }
 
 /// A certificate revocation list as PEM, lines of 64, ending in a newline.
 #[must_use]
 pub fn crl(der: &[u8]) -> String {
-    encode("X509 CRL", der)
+    encode("X509 CRL", der, "\n")
 }
 
-fn encode(label: &str, der: &[u8]) -> String {
+fn encode(label: &str, der: &[u8], end: &str) -> String {
     let base64 = STANDARD.encode(der);
-    let mut text = format!("-----BEGIN {label}-----\n");
+    // Its boundaries, line breaks and lines, in one piece: part of every answer.
+    let mut text = String::with_capacity(48 + 2 * label.len() + base64.len() * 66 / 64);
+    text.push_str("-----BEGIN ");
+    text.push_str(label);
+    text.push_str("-----");
+    text.push_str(end);
     let mut rest = base64.as_str();
     while !rest.is_empty() {
         let (line, tail) = rest.split_at_checked(64).unwrap_or((rest, ""));
         text.push_str(line);
-        text.push('\n');
+        text.push_str(end);
         rest = tail;
     }
     text.push_str("-----END ");
     text.push_str(label);
-    text.push_str("-----\n");
+    text.push_str("-----");
+    text.push_str(end);
     text
 }
 
@@ -134,6 +146,7 @@ mod tests {
         fn what_is_written_is_read(der in proptest::collection::vec(any::<u8>(), 1..300)) {
             let text = certificate(&der);
             prop_assert!(text.lines().all(|line| line.len() <= 64));
+            prop_assert_eq!(certificate_json(&der), serde_json::to_string(&text).unwrap());
             for text in [text.clone(), text.replace('\n', "\r\n"), format!("\n {text} \n")] {
                 let read = blocks(&text).unwrap();
                 prop_assert_eq!(&read, &[Block { label: "CERTIFICATE", der: der.clone() }]);

@@ -121,7 +121,11 @@ fn auditors_operators_and_administrators_read_and_nobody_else_does() {
     let page = format!("/audit/certificates/{serial}");
     let files = ["pem", "der"].map(|form| format!("{page}/certificate.{form}"));
     let mut paths = vec!["/audit", "/audit?q=nonesuch", &page];
-    paths.extend(["/audit/export.csv", "/audit/export.ndjson"]);
+    paths.extend([
+        "/audit/export.csv",
+        "/audit/export.ndjson",
+        "/audit/export.parquet",
+    ]);
     paths.extend(files.iter().map(String::as_str));
     for path in paths {
         for who in ["auditor", "operator", "administrator"] {
@@ -340,6 +344,14 @@ fn pages_hold_everything_once_newest_first_and_an_export_is_what_rest_exports() 
         assert_eq!(lines, timeless(rest));
         assert_eq!(lines.lines().count(), 7 + usize::from(name == "CSV"));
     }
+    let address = link(&html, "Export Parquet").unwrap();
+    let (bare, filter) = address.split_once('?').unwrap();
+    assert_eq!(bare, "/audit/export.parquet");
+    let export = auditor.get(&address);
+    let path = format!("/v1/certificates?{filter}");
+    let rest = auditor.get_as(&path, "application/vnd.apache.parquet");
+    assert_eq!(export.header("content-type"), rest.header("content-type"));
+    assert!(export.body.starts_with(b"PAR1") && export.body == rest.body);
     let wrong = auditor.get("/audit/export.csv?status=lost");
     assert_eq!(wrong.status, 400);
     guarded(&wrong);

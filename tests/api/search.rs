@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use regex::Regex;
+
 use crate::support::device::Device;
 use crate::support::world::{issued, shared};
 
@@ -170,6 +172,13 @@ fn all_matches_stream_as_lines_and_as_a_table() {
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
     assert_eq!(serde_json::Value::from(items), page["items"]);
+    // Octet by octet what GET says of each, but for how long it has waited.
+    let age = Regex::new(r#""unconfirmed_seconds":\d+,"#).unwrap();
+    for (line, item) in lines.lines().zip(page["items"].as_array().unwrap()) {
+        let serial = item["serial_number"].as_str().unwrap();
+        let one = auditor.get(&format!("/v1/certificates/{serial}")).text();
+        assert_eq!(age.replace(line, ""), one);
+    }
     let table = auditor.get_as(&path, "text/csv");
     assert_eq!(
         table.header("content-type"),

@@ -12,6 +12,7 @@ use certfactory::ca::Principal;
 use certfactory::ca::Role;
 use certfactory::ca::SearchFilter;
 use certfactory::ca::Status;
+use certfactory::ca::export::Exported;
 use certfactory::ca::station::Rights;
 use certfactory::db::archive::PgArchive;
 use certfactory::db::error::DbFault;
@@ -191,6 +192,77 @@ async fn paging_is_complete_and_repeats_nothing_while_certificates_arrive() {
         .await
         .unwrap();
     assert_eq!((exact.items.len(), exact.next), (107, None));
+}
+
+/// More than three pages, the first of which is short.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_is_complete_and_repeats_nothing_while_certificates_arrive() {
+    let database = Postgres::shared().database().await;
+    let ledger = ledger(&database).await;
+    let archive = PgArchive::new(&database.service()).unwrap();
+    database.execute(&issued(9_000)).await;
+    let filter = SearchFilter::default();
+    let newest = archive.search(filter.clone(), 1, None).await.unwrap();
+    let newest = newest.items[0].intent.id;
+
+    let mut pages = archive.export(filter.clone(), None);
+    let (mut seen, mut lengths, mut next) = (Vec::new(), Vec::new(), Some(newest));
+    while let Some(page) = pages.recv().await {
+        let page = page.unwrap();
+        issue(&ledger, &intent()).await;
+        lengths.push(page.items.len());
+        seen.extend(page.items.into_iter().map(|item| item.id));
+        next = page.next;
+    }
+    assert_eq!(next, None, "the last page says that it is the last");
+    assert_eq!(lengths, [1_000, 2_000, 4_000, 2_000]);
+    assert_eq!(seen.first(), Some(&newest));
+    assert!(seen.is_sorted_by(|a, b| a > b), "newest first, each once");
+
+    // From the middle on, and as a search finds them.
+    let mut pages = archive.export(filter.clone(), Some(seen[7_990]));
+    let rest = pages.recv().await.unwrap().unwrap();
+    let found = archive.search(filter, 1_000, Some(seen[7_990])).await;
+    let found = found.unwrap();
+    let items: Vec<Exported> = found.items.iter().map(Exported::from).collect();
+    assert_eq!(format!("{:?}", rest.items), format!("{items:?}"));
+    assert_eq!(rest.next, found.next);
+}
+
+/// Nobody who takes a part takes it for the whole.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_whose_database_stops_ends_with_a_fault() {
+    let mut server = Postgres::start();
+    let database = server.database().await;
+    let archive = PgArchive::new(&database.service()).unwrap();
+    database.execute(&issued(9_000)).await;
+    let mut pages = archive.export(SearchFilter::default(), None);
+    assert!(pages.recv().await.unwrap().unwrap().next.is_some());
+    server.stop();
+    let mut last = None;
+    while let Some(page) = pages.recv().await {
+        last = Some(page);
+    }
+    assert!(matches!(last, Some(Err(_))), "{last:?}");
+}
+
+/// Certificates, made by the database.
+fn issued(count: u32) -> String {
+    format!(
+        "SET session_replication_role = replica;
+         INSERT INTO intent (intent_id, serial_number, issuer, profile, profile_sha256, principal,
+             request_sha256, device, slot, subject, thing_name, spki_sha256, not_before, not_after,
+             tbs, key_origin)
+         SELECT (lpad(to_hex(n), 12, '0') || '70008000000000000000')::uuid,
+             '\\x01'::bytea || substr(sha256(n::text::bytea), 1, 15), 'line-ec', 'lightbulb',
+             sha256('profile'), 'station-01', sha256('request'), 'unit-' || n, 'identity',
+             jsonb_build_object('CN', 'unit-' || n), 'unit-' || n, sha256(n::text::bytea),
+             now(), now() + interval '10 years', 'tbs', 'csr'
+         FROM generate_series(1, {count}) n;
+         INSERT INTO outcome (intent_id, der, fingerprint, log_index)
+         SELECT intent_id, serial_number, sha256(serial_number), 1000000 + row_number() OVER ()
+         FROM intent"
+    )
 }
 
 #[tokio::test]

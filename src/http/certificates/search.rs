@@ -1,29 +1,26 @@
-//! `GET /v1/certificates`: search by page, or stream all matches.
+//! `GET /v1/certificates`: search by page, or all matches (see [`super::export`]).
 
 use actix_web::HttpRequest;
 use actix_web::HttpResponse;
-use actix_web::HttpResponseBuilder;
 use actix_web::http::header;
 use actix_web::http::header::HeaderMap;
-use actix_web::web::{Bytes, Data};
+use actix_web::web::Data;
 use chrono::{DateTime, Utc};
-use futures_util::stream;
 use serde::Serialize;
-use serde_json::json;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::ca::Ca;
-use crate::ca::CertificateRecord;
 use crate::ca::KindFilter;
-use crate::ca::Principal;
 use crate::ca::Role;
 use crate::ca::SearchFilter;
 use crate::ca::Status;
-use crate::ca::log::NoteKind;
+use crate::ca::export::Exported;
 use crate::http::certificates::CertificateBody;
-use crate::http::certificates::issuer;
+use crate::http::certificates::export;
+use crate::http::certificates::export::Rows;
 use crate::http::certificates::note;
+use crate::http::certificates::parquet;
 use crate::http::certificates::printable;
 use crate::http::principal::Authenticated;
 use crate::http::problem::Problem;
@@ -39,9 +36,9 @@ const LIMIT_MAX: i64 = 1_000;
 
 /// A page of a search.
 #[derive(Serialize, ToSchema)]
-struct PageBody {
+struct PageBody<'a> {
     /// Newest first.
-    items: Vec<CertificateBody>,
+    items: Vec<CertificateBody<'a>>,
     /// `cursor` of the next page; null at the end.
     next: Option<String>,
 }
@@ -61,7 +58,7 @@ struct PageBody {
         ("cursor" = Option<String>, Query, description = "`next` of the page before")
     ),
     responses(
-        (status = 200, content((PageBody = "application/json"), (String = "application/x-ndjson"), (String = "text/csv")), description = "one page; as NDJSON or CSV, all matches, streamed"),
+        (status = 200, content((PageBody = "application/json"), (String = "application/x-ndjson"), (String = "text/csv"), (Vec<u8> = "application/vnd.apache.parquet")), description = "one page; as NDJSON, CSV or Parquet, all matches, streamed"),
         (status = "4XX", body = ProblemBody, content_type = "application/problem+json", description = "refused; the slug says why"),
         (status = 503, body = ProblemBody, content_type = "application/problem+json", description = "the database is down")
     )
@@ -91,17 +88,10 @@ pub async fn search(
     match Form::accepted(request.headers())? {
         Form::Page => page(&request, &ca, query).await,
         Form::All(rows) => {
-            tell_exported(&request, &ca, &principal);
-            Ok(all(&mut HttpResponse::Ok(), ca, query, rows))
+            export::tell(&request, &ca, &principal);
+            export::all(&mut HttpResponse::Ok(), ca, query, rows)
         }
     }
-}
-
-/// Tells the log who takes which rows out of the house.
-pub(in crate::http) fn tell_exported(request: &HttpRequest, ca: &Ca, principal: &Principal) {
-    let filter = printable(request.query_string());
-    let event = json!({ "what": "certificates", "by": principal.name, "filter": filter });
-    ca.tell(NoteKind::Exported, event);
 }
 
 async fn page(request: &HttpRequest, ca: &Ca, query: SearchQuery) -> Result<HttpResponse, Problem> {
@@ -109,7 +99,12 @@ async fn page(request: &HttpRequest, ca: &Ca, query: SearchQuery) -> Result<Http
         .archive
         .search(query.filter, query.limit, query.cursor)
         .await?;
-    let items = bodies(ca, &page.items);
+    let now = ca.clock.now();
+    let items: Vec<Exported> = page.items.iter().map(Exported::from).collect();
+    let items = items.iter();
+    let items = items
+        .map(|it| CertificateBody::found(ca, now, it))
+        .collect();
     let next = page.next.map(|id| id.as_simple().to_string());
     let mut response = HttpResponse::Ok();
     if let Some(cursor) = &next {
@@ -117,56 +112,6 @@ async fn page(request: &HttpRequest, ca: &Ca, query: SearchQuery) -> Result<Http
         response.insert_header((header::LINK, format!("<{address}>; rel=\"next\"")));
     }
     Ok(response.json(PageBody { items, next }))
-}
-
-/// How all matches are written.
-#[derive(Clone, Copy)]
-pub(in crate::http) enum Rows {
-    /// NDJSON, a line each.
-    Lines,
-    /// CSV, with a header.
-    Table,
-}
-
-/// Sends all matches, page by page as the client takes them; memory holds one page.
-///
-/// Should the database fail on the way, the connection breaks: a client never takes a part for the
-/// whole.
-pub(in crate::http) fn all(
-    response: &mut HttpResponseBuilder,
-    ca: Data<Ca>,
-    query: SearchQuery,
-    rows: Rows,
-) -> HttpResponse {
-    let (content_type, head, row): (_, _, fn(&CertificateBody) -> String) = match rows {
-        Rows::Lines => ("application/x-ndjson", "", ndjson_row),
-        Rows::Table => ("text/csv; charset=utf-8", CSV_HEADER, csv_row),
-    };
-    let start = Some((query.cursor, head.to_owned()));
-    let chunks = stream::try_unfold(start, move |state| {
-        let (ca, filter) = (ca.clone(), query.filter.clone());
-        async move {
-            let Some((cursor, mut text)) = state else {
-                return Ok::<_, Problem>(None);
-            };
-            let page = ca.archive.search(filter, LIMIT_MAX, cursor).await?;
-            text.extend(bodies(&ca, &page.items).iter().map(row));
-            let rest = page.next.map(|next| (Some(next), String::new()));
-            Ok(Some((Bytes::from(text), rest)))
-        }
-    });
-    response.content_type(content_type).streaming(chunks)
-}
-
-fn bodies(ca: &Ca, records: &[CertificateRecord]) -> Vec<CertificateBody> {
-    let now = ca.clock.now();
-    let body = |record: &CertificateRecord| CertificateBody {
-        unconfirmed_seconds: (record.status == Status::Issued
-            && record.intent.kind == LeafKind::Device)
-            .then(|| (now - record.issued_at).num_seconds().max(0)),
-        ..CertificateBody::new(record, issuer(ca, record))
-    };
-    records.iter().map(body).collect()
 }
 
 /// What `Accept` asks for.
@@ -185,57 +130,14 @@ impl Form {
                 "application/json" | "application/*" | "*/*" => return Ok(Self::Page),
                 "application/x-ndjson" => return Ok(Self::All(Rows::Lines)),
                 "text/csv" => return Ok(Self::All(Rows::Table)),
+                parquet::MEDIA_TYPE => return Ok(Self::All(Rows::Parquet)),
                 _ => {}
             }
         }
         Err(Problem::new(
             Slug::NotAcceptable,
-            "choose application/json, application/x-ndjson or text/csv",
+            "choose application/json, application/x-ndjson, text/csv or application/vnd.apache.parquet",
         ))
-    }
-}
-
-const CSV_HEADER: &str = "serial_number,fingerprint_sha256,profile,issuer,station,order,CN,serialNumber,C,thing_name,not_before,not_after,issued_at,status,log_index\r\n";
-
-fn ndjson_row(body: &CertificateBody) -> String {
-    serde_json::to_string(body).unwrap_or_default() + "\n"
-}
-
-fn csv_row(body: &CertificateBody) -> String {
-    let subject = |name: &str| body.subject.get(name).map_or("", String::as_str);
-    let log_index = body.log_index.to_string();
-    let cells = [
-        body.serial_number.as_str(),
-        &body.fingerprint_sha256,
-        &body.profile,
-        &body.issuer,
-        &body.station,
-        body.order.as_deref().unwrap_or_default(),
-        subject("CN"),
-        subject("serialNumber"),
-        subject("C"),
-        body.thing_name.as_deref().unwrap_or_default(),
-        &body.not_before,
-        &body.not_after,
-        &body.issued_at,
-        body.status,
-        &log_index,
-    ];
-    cells.map(csv_cell).join(",") + "\r\n"
-}
-
-/// A cell as RFC 4180 has it. One that a spreadsheet would run as a formula is shown as text.
-fn csv_cell(text: &str) -> String {
-    let formula = text.starts_with(['=', '+', '-', '@']);
-    let text = if formula {
-        format!("'{text}")
-    } else {
-        text.to_owned()
-    };
-    if formula || text.contains([',', '"', '\r', '\n']) {
-        format!("\"{}\"", text.replace('"', "\"\""))
-    } else {
-        text
     }
 }
 

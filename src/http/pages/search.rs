@@ -1,5 +1,5 @@
 //! `GET /audit`: one box that finds a certificate by what is printed or scanned, filters, a page of
-//! what they find, and how far the log is; `GET /audit/export.csv` and `.ndjson`: all of it.
+//! what they find, and how far the log is; `GET /audit/export.csv`, `.ndjson`, `.parquet`: all of it.
 
 use actix_web::HttpRequest;
 use actix_web::HttpResponse;
@@ -17,9 +17,10 @@ use crate::ca::SearchFilter;
 use crate::ca::Status;
 use crate::ca::log::LogHead;
 use crate::ca::log::StoredCheckpoint;
+use crate::http::certificates::export;
+use crate::http::certificates::export::Rows;
 use crate::http::certificates::note;
 use crate::http::certificates::search;
-use crate::http::certificates::search::Rows;
 use crate::http::certificates::search::SearchQuery;
 use crate::http::pages::Frame;
 use crate::http::pages::Moment;
@@ -80,7 +81,7 @@ pub async fn export_csv(
     who: Authenticated,
     ca: Data<Ca>,
 ) -> Result<HttpResponse, Problem> {
-    export(&request, who, ca, Rows::Table, "csv")
+    saved(&request, who, ca, Rows::Table, "csv")
 }
 
 /// All rows of a filter, NDJSON.
@@ -89,10 +90,19 @@ pub async fn export_ndjson(
     who: Authenticated,
     ca: Data<Ca>,
 ) -> Result<HttpResponse, Problem> {
-    export(&request, who, ca, Rows::Lines, "ndjson")
+    saved(&request, who, ca, Rows::Lines, "ndjson")
 }
 
-fn export(
+/// All rows of a filter, Parquet.
+pub async fn export_parquet(
+    request: HttpRequest,
+    who: Authenticated,
+    ca: Data<Ca>,
+) -> Result<HttpResponse, Problem> {
+    saved(&request, who, ca, Rows::Parquet, "parquet")
+}
+
+fn saved(
     request: &HttpRequest,
     who: Authenticated,
     ca: Data<Ca>,
@@ -102,11 +112,11 @@ fn export(
     note(request, &who.0, "");
     let reader = reader(who)?;
     let query = SearchQuery::from_pairs(given(request.query_string())?)?;
-    search::tell_exported(request, &ca, &reader);
+    export::tell(request, &ca, &reader);
     let name = format!("attachment; filename=\"certificates.{extension}\"");
     let mut response = HttpResponse::Ok();
     guard(&mut response).insert_header((header::CONTENT_DISPOSITION, name));
-    Ok(search::all(&mut response, ca, query, rows))
+    export::all(&mut response, ca, query, rows)
 }
 
 #[derive(Template)]

@@ -1,0 +1,48 @@
+//! All pages of a search, one after the other, each read while the one before it is used.
+
+use std::time::Duration;
+use std::time::Instant;
+
+use tokio::sync::mpsc::Sender;
+use uuid::Uuid;
+
+use crate::ca::LedgerFault;
+use crate::ca::Page;
+use crate::ca::SearchFilter;
+use crate::ca::export::Exported;
+use crate::db::archive::EXPORTED;
+use crate::db::archive::PgArchive;
+
+/// Certificates of the first page, and of any when matches are few and far between.
+const PAGE_MIN: i64 = 1_000;
+/// Certificates of a page, at most: some 8 MB.
+const PAGE_MAX: i64 = 5_000;
+/// A page that came in this time may be followed by one of twice its length. A tenth of what a
+/// statement may take: a page that finds less than the one before it is in time all the same.
+const SOON: Duration = Duration::from_secs(1);
+
+/// Reads until the last page, a fault, or the other end is dropped. There is never more than one
+/// page that nobody has taken.
+pub(super) async fn read_ahead(
+    archive: PgArchive,
+    filter: SearchFilter,
+    mut cursor: Option<Uuid>,
+    pages: Sender<Result<Page<Exported>, LedgerFault>>,
+) {
+    let mut limit = PAGE_MIN;
+    // The place first and then the page.
+    while let Ok(place) = pages.reserve().await {
+        let begin = Instant::now();
+        let page = archive.page(&EXPORTED, filter.clone(), limit, cursor).await;
+        cursor = page.as_ref().ok().and_then(|page| page.next);
+        place.send(page);
+        if cursor.is_none() {
+            return;
+        }
+        limit = if begin.elapsed() < SOON {
+            PAGE_MAX.min(2 * limit)
+        } else {
+            PAGE_MIN
+        };
+    }
+}
