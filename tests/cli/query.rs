@@ -1,10 +1,13 @@
-//! `audit query`: the whole ledger, or what of it matches, as a table, CSV or NDJSON.
+//! `audit query`: the whole ledger, or what of it matches, as a table, CSV, NDJSON or Parquet.
+
+use std::process::Command;
 
 use openssl::x509::X509;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::export::answers_once;
+use crate::finish;
 use crate::run;
 use crate::support::device::Device;
 use crate::support::world::{free_port, issued, shared};
@@ -69,6 +72,38 @@ fn matches_come_in_three_forms_by_the_auditors_own_certificate() {
 }
 
 #[test]
+fn a_parquet_file_is_what_rest_sends_and_nothing_for_a_terminal() {
+    let (_, filter) = order(3);
+    let path = format!("/v1/certificates?{filter}");
+    let auditor = shared().client("auditor");
+    let rest = auditor.get_as(&path, "application/vnd.apache.parquet");
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("ledger.parquet");
+    let query = ["audit", "query", "--format", "parquet", "--filter", &filter];
+    let piped = run(shared(), &query).ok().says("3 certificates\n");
+    assert_eq!(piped.out, rest.body);
+    let saved = run(shared(), &[&query[..], &["--output", text(&file)]].concat());
+    saved.silent().ok().says("3 certificates\n");
+    assert_eq!(std::fs::read(&file).unwrap(), rest.body);
+
+    let program = shared().program(&query);
+    let words = std::iter::once(program.get_program()).chain(program.get_args());
+    let words: Vec<_> = words.map(|word| word.to_str().unwrap()).collect();
+    let mut terminal = Command::new("script");
+    terminal.args(["-qec", &words.join(" "), "/dev/null"]);
+    terminal.envs(
+        program
+            .get_envs()
+            .filter_map(|(name, value)| Some((name, value?))),
+    );
+    let seen = finish(terminal, b"").fails(2).text();
+    assert!(
+        seen.contains("--output") && !seen.contains("PAR1"),
+        "{seen}"
+    );
+}
+
+#[test]
 fn a_file_is_whole_or_as_it_was() {
     let (bodies, filter) = order(2);
     let dir = TempDir::new().unwrap();
@@ -103,7 +138,9 @@ fn an_answer_that_breaks_off_is_never_taken_for_the_whole() {
     let broken = format!("{head}{}", chunk(&line));
     let cut = format!("{head}{}0\r\n\r\n", chunk(&line[..line.len() / 2]));
     for (answer, code) in [(whole, 0), (broken, 5), (cut, 5)] {
-        for format in ["table", "csv", "ndjson"] {
+        for format in ["table", "csv", "ndjson", "parquet"] {
+            // Lines are no whole Parquet file, nor a part of one.
+            let code = if format == "parquet" { 5 } else { code };
             let dir = TempDir::new().unwrap();
             let file = dir.path().join("ledger");
             let url = answers_once(answer.clone());

@@ -298,6 +298,51 @@ fn sigstore_accepts_a_checkpoint_and_the_proof_that_a_certificate_is_in_the_log(
 }
 
 #[test]
+fn arrow_reads_a_parquet_export_that_says_what_ndjson_says() {
+    let world = shared();
+    let operator = world.client("operator");
+    let order = format!("WO-{}", Device::p256().name);
+    world.order(&order, "lightbulb");
+    let made: Vec<_> = (0..4)
+        .map(|n| {
+            let mut request = Device::p256().request("lightbulb");
+            // One without an order.
+            if n > 0 {
+                request["order"] = order.clone().into();
+            }
+            issued(&operator.issue(&request))
+        })
+        .collect();
+    world.revoke(&made[1], "keyCompromise");
+    let workshop = Device::p256();
+    issued(&operator.issue(&workshop.request("workshop")));
+    let dir = TempDir::new().unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance/parquet.py");
+    let (file, lines) = (dir.path().join("file"), dir.path().join("lines"));
+    for (filter, count) in [
+        (format!("order={order}"), 3),
+        (format!("device={}", made[0]["device"].as_str().unwrap()), 1),
+        (format!("kind=any&cn={}", workshop.name), 1),
+        ("cn=nonesuch".to_owned(), 0),
+    ] {
+        let path = format!("/v1/certificates?{filter}");
+        let auditor = world.client("auditor");
+        let rows = auditor.get_as(&path, "application/x-ndjson");
+        let columns = auditor.get_as(&path, "application/vnd.apache.parquet");
+        let named = Some("application/vnd.apache.parquet");
+        assert_eq!(columns.header("content-type"), named);
+        std::fs::write(&lines, &rows.body).unwrap();
+        std::fs::write(&file, &columns.body).unwrap();
+        let said = run(&python("python"), &[&script, &file, &lines]);
+        assert_eq!(said, (true, format!("read {count}\n")), "{filter}");
+    }
+    // A part of a file is none.
+    let whole = std::fs::read(&file).unwrap();
+    std::fs::write(&file, &whole[..whole.len() - 1]).unwrap();
+    assert!(!run(&python("python"), &[&script, &file, &lines]).0);
+}
+
+#[test]
 fn openssl_gnutls_and_pkilint_accept_the_crls_and_believe_them() {
     let world = shared();
     let dir = TempDir::new().unwrap();

@@ -6,8 +6,10 @@ use std::io::{BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
+use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
+use parquet::file::metadata::ParquetMetaDataReader;
 use serde_json::Value;
 
 use crate::cli::Failure;
@@ -22,6 +24,9 @@ use crate::cli::client::Stream;
 
 /// Longest line of the service's answer, octets. A certificate and its chain as JSON have a tenth.
 const LINE_LENGTH_MAX: usize = 1 << 20;
+
+/// Longest end of a Parquet file, octets. That of ten million certificates has a fifth.
+const FOOTER_LENGTH_MAX: usize = 16 << 20;
 
 /// The columns of `--format table`: what stands above, how wide it is, and where REST has it.
 const COLUMNS: [(&str, usize, &str); 7] = [
@@ -58,6 +63,8 @@ enum Format {
     Csv,
     /// For programs: all that REST says, a line each.
     Ndjson,
+    /// For data frames and SQL: typed columns, the certificate as DER. No terminal shows it.
+    Parquet,
 }
 
 /// Runs it.
@@ -76,6 +83,10 @@ pub(super) fn run(global: &Global, arguments: &QueryArguments) -> Outcome {
         Format::Ndjson
     };
     let format = arguments.format.unwrap_or(usual);
+    if seen && format == Format::Parquet {
+        let what = "a Parquet file is nothing for a terminal: name one with --output";
+        return Err(Failure::new(2, anyhow!(what)));
+    }
     let client = auditor(global, &arguments.connect)?;
     let search = Search {
         path,
@@ -83,7 +94,7 @@ pub(super) fn run(global: &Global, arguments: &QueryArguments) -> Outcome {
         meter: if seen {
             ProgressBar::hidden()
         } else {
-            meter()?
+            meter(format)?
         },
     };
     let count = match &arguments.output {
@@ -105,14 +116,17 @@ struct Search {
     /// The address.
     path: String,
     format: Format,
-    /// Counts lines where nobody sees them.
+    /// Counts lines, or octets of what has none, where nobody sees them.
     meter: ProgressBar,
 }
 
 /// On a terminal's standard error; elsewhere it shows nothing.
-fn meter() -> anyhow::Result<ProgressBar> {
-    let style = ProgressStyle::with_template("{spinner} {human_pos} lines, {elapsed}")?;
-    Ok(ProgressBar::no_length().with_style(style))
+fn meter(format: Format) -> anyhow::Result<ProgressBar> {
+    let style = ProgressStyle::with_template(match format {
+        Format::Parquet => "{spinner} {bytes}, {elapsed}",
+        Format::Table | Format::Csv | Format::Ndjson => "{spinner} {human_pos} lines, {elapsed}",
+    });
+    Ok(ProgressBar::no_length().with_style(style?))
 }
 
 /// Into a file, which is replaced when the new one is whole.
@@ -142,6 +156,7 @@ fn save(client: &Client, search: &Search, file: &Path) -> Result<u64, Failure> {
 fn transfer(client: &Client, search: &Search, out: &mut impl Write) -> Result<u64, Failure> {
     let accept = match search.format {
         Format::Csv => "text/csv",
+        Format::Parquet => "application/vnd.apache.parquet",
         Format::Table | Format::Ndjson => "application/x-ndjson",
     };
     crate::cli::runtime()?.block_on(async {
@@ -158,6 +173,7 @@ fn transfer(client: &Client, search: &Search, out: &mut impl Write) -> Result<u6
                 Ok(lines.saturating_sub(1))
             }
             Format::Ndjson => copy(answer, meter, out).await,
+            Format::Parquet => parquet(answer, meter, out).await,
             Format::Table => table(answer, meter, out).await,
         }
     })
@@ -197,6 +213,27 @@ async fn copy(
     } else {
         Err(down(anyhow!("the answer ends within a line")))
     }
+}
+
+/// As it is; how many rows its end says that it has. What has no end is not whole.
+async fn parquet(
+    mut answer: Stream,
+    meter: &ProgressBar,
+    out: &mut impl Write,
+) -> Result<u64, Failure> {
+    let mut tail = Vec::new();
+    while let Some(octets) = answer.next().await.map_err(down)? {
+        out.write_all(&octets)?;
+        meter.inc(octets.len() as u64);
+        tail.extend_from_slice(&octets);
+        if tail.len() > 2 * FOOTER_LENGTH_MAX {
+            tail.drain(..tail.len() - FOOTER_LENGTH_MAX);
+        }
+    }
+    let rows = ParquetMetaDataReader::new().parse_and_finish(&Bytes::from(tail));
+    let rows =
+        rows.map_err(|error| down(anyhow!("the answer is no whole Parquet file: {error}")))?;
+    Ok(rows.file_metadata().num_rows().unsigned_abs())
 }
 
 /// Some columns of it, of a width that is known before the last row is.
