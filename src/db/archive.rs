@@ -353,28 +353,33 @@ fn query(
             }
         }
     }
+    // Bounds are of both tables: a merge of the two begins at the bound in either one, and not at
+    // the end of the other.
+    let both = ["o", "i"];
     if let Some(issued_after) = filter.issued_after {
+        sql.push(" AND o.recorded_at >= ").push_bind(issued_after);
         // The first of that time, from its id, or one of before that was recorded late.
-        sql.push(" AND o.recorded_at >= ")
-            .push_bind(issued_after)
-            .push(" AND o.intent_id >= least(")
-            .push_bind(least_id(issued_after - LATE_AFTER))
-            .push(", (SELECT l.intent_id FROM late_outcome l WHERE l.recorded_at >= ")
-            .push_bind(issued_after)
-            .push(" ORDER BY l.intent_id LIMIT 1))");
+        for table in both {
+            sql.push(format!(" AND {table}.intent_id >= least("))
+                .push_bind(least_id(issued_after - LATE_AFTER))
+                .push(", (SELECT l.intent_id FROM late_outcome l WHERE l.recorded_at >= ")
+                .push_bind(issued_after)
+                .push(" ORDER BY l.intent_id LIMIT 1))");
+        }
     }
     if let Some(issued_before) = filter.issued_before {
+        sql.push(" AND o.recorded_at < ").push_bind(issued_before);
         // Nothing is recorded before it is intended, but for what the clocks may differ.
-        sql.push(" AND o.recorded_at < ")
-            .push_bind(issued_before)
-            .push(" AND o.intent_id < ")
-            .push_bind(least_id(issued_before + LATE_AFTER));
+        for table in both {
+            sql.push(format!(" AND {table}.intent_id < "))
+                .push_bind(least_id(issued_before + LATE_AFTER));
+        }
     }
     if let Some(cursor) = cursor {
-        // Of both: a merge of the two tables begins at the cursor in either one, and not at the
-        // end of the other.
-        sql.push(" AND o.intent_id < ").push_bind(cursor);
-        sql.push(" AND i.intent_id < ").push_bind(cursor);
+        for table in both {
+            sql.push(format!(" AND {table}.intent_id < "))
+                .push_bind(cursor);
+        }
     }
     sql.push(" ORDER BY o.intent_id DESC LIMIT ")
         .push_bind(limit.saturating_add(1));
