@@ -25,7 +25,7 @@ use crate::cli::client::Stream;
 /// Longest line of the service's answer, octets. A certificate and its chain as JSON have a tenth.
 const LINE_LENGTH_MAX: usize = 1 << 20;
 
-/// Longest end of a Parquet file, octets. That of ten million certificates has a fifth.
+/// Longest end of a Parquet file, octets. That of ten million certificates has a tenth.
 const FOOTER_LENGTH_MAX: usize = 16 << 20;
 
 /// The columns of `--format table`: what stands above, how wide it is, and where REST has it.
