@@ -281,7 +281,7 @@ fn query(
     };
     equal(" AND i.subject ->> 'CN' = ", &filter.cn);
     equal(
-        " AND i.subject ? 'serialNumber' AND i.subject ->> 'serialNumber' = ",
+        " AND i.subject ->> 'serialNumber' = ",
         &filter.device_serial,
     );
     equal(" AND i.profile = ", &filter.profile);

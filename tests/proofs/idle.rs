@@ -98,7 +98,7 @@ pub fn idle(count: u32) {
         "the service's memory       {} MiB before, {} MiB at most: {} KiB a connection",
         before >> 20,
         peak >> 20,
-        (peak - before) / u64::try_from(reached.max(1)).unwrap() >> 10
+        ((peak - before) / u64::try_from(reached.max(1)).unwrap()) >> 10
     );
     held.lock().unwrap().clear();
     drop(runtime);
