@@ -66,7 +66,7 @@ impl Postgres {
             ],
         )?;
         let settings = format!(
-            "listen_addresses = ''\nunix_socket_directories = '{}'\nunix_socket_permissions = 0700\nmax_wal_size = 4GB\ncheckpoint_timeout = 15min\njit = off\n",
+            "listen_addresses = ''\nunix_socket_directories = '{}'\nunix_socket_permissions = 0700\nshared_buffers = 512MB\nwal_compression = lz4\nmax_wal_size = 4GB\ncheckpoint_timeout = 15min\njit = off\n",
             path(&self.socket_directory)?
         );
         let file = self.data.join("postgresql.auto.conf");
