@@ -325,12 +325,22 @@ fn query(
             .push_bind(batch)
             .push(")");
     }
-    match filter.status {
-        None => {}
-        Some(Status::Issued) => {
+    if let Some(wanted) = filter.status {
+        push_status(&mut sql, wanted);
+    }
+    push_bounds(&mut sql, filter, cursor);
+    sql.push(" ORDER BY o.intent_id DESC LIMIT ")
+        .push_bind(limit.saturating_add(1));
+    sql
+}
+
+/// Where a certificate stands in its life.
+fn push_status(sql: &mut QueryBuilder<Postgres>, status: Status) {
+    match status {
+        Status::Issued => {
             sql.push(" AND o.intent_id IN (SELECT u.intent_id FROM unconfirmed u)");
         }
-        Some(Status::Confirmed) => {
+        Status::Confirmed => {
             sql.push(
                 " AND EXISTS (SELECT FROM life_event e WHERE e.intent_id = o.intent_id)
                   AND NOT EXISTS (SELECT FROM life_event e
@@ -338,7 +348,7 @@ fn query(
             );
         }
         // Few among many: from their index.
-        Some(ended) => {
+        ended => {
             sql.push(
                 " AND o.intent_id IN (SELECT e.intent_id FROM life_event e
                       WHERE e.kind <> 'confirmed' AND e.kind = ",
@@ -353,6 +363,10 @@ fn query(
             }
         }
     }
+}
+
+/// From which id to which.
+fn push_bounds(sql: &mut QueryBuilder<Postgres>, filter: &SearchFilter, cursor: Option<Uuid>) {
     // Bounds are of both tables: a merge of the two begins at the bound in either one, and not at
     // the end of the other.
     let both = ["o", "i"];
@@ -381,9 +395,6 @@ fn query(
                 .push_bind(cursor);
         }
     }
-    sql.push(" ORDER BY o.intent_id DESC LIMIT ")
-        .push_bind(limit.saturating_add(1));
-    sql
 }
 
 /// The least id of an intent of this time or later: a UUIDv7 begins with its milliseconds.

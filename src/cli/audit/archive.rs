@@ -16,6 +16,7 @@ use chrono::NaiveTime;
 use chrono::Utc;
 use clap::Args;
 use serde_json::json;
+use tokio::runtime::Runtime;
 
 use crate::app::SystemClock;
 use crate::app::database_url;
@@ -62,48 +63,108 @@ pub struct ArchiveArguments {
 pub(super) fn run(global: &Global, arguments: &ArchiveArguments) -> Outcome {
     let config = Config::load(&global.config)?;
     let owner = owner(&config)?;
-    let trust = Trust::of(&config)?;
-    let database = Database::open(global)?;
     let runtime = crate::cli::runtime()?;
-    let mut parts = runtime
+    let parts = runtime
         .block_on(Parts::connect(&owner))
         .map_err(|fault| Failure::new(Failure::DEPENDENCY, fault))?;
-    let done = match &arguments.before {
-        Some(month) => {
-            let before = month_of(month)?;
-            let proved = signed_size(&database.checkpoint()?)?;
-            let old = runtime.block_on(parts.older_than(before, proved))?;
-            if !arguments.dry_run && !old.is_empty() {
-                write(&database, &old, proved, &arguments.directory)?;
-                verify_archive(&arguments.directory, &trust)?;
-                for part in &old {
-                    runtime.block_on(parts.take_out(part))?;
-                }
-            }
-            old.iter().map(|part| (part.first, part.next)).collect()
-        }
-        None => {
-            let bundle = Bundle {
-                directory: arguments.directory.clone(),
-                partial: true,
-            };
-            verify_archive(&arguments.directory, &trust)?;
-            let mut brought = Vec::new();
-            let mut from = 0;
-            while let Some((first, next)) = runtime.block_on(parts.archived(from))? {
-                from = next;
-                if bundle.leaves(whole(first / WIDTH))?.is_none() {
-                    continue;
-                }
-                if !arguments.dry_run {
-                    bring_back(&runtime, &mut parts, &bundle, &database, (first, next))?;
-                }
-                brought.push((first, next));
-            }
-            brought
-        }
+    let mut keeper = Keeper {
+        trust: Trust::of(&config)?,
+        database: Database::open(global)?,
+        runtime,
+        parts,
+        bundle: Bundle {
+            directory: arguments.directory.clone(),
+            partial: true,
+        },
+        dry_run: arguments.dry_run,
+    };
+    let done = if let Some(month) = &arguments.before {
+        keeper.archive(month_of(month)?)?
+    } else {
+        keeper.bring_back()?
     };
     report(global, arguments, &done)
+}
+
+/// Who moves parts of the log between database and archive.
+struct Keeper {
+    trust: Trust,
+    database: Database,
+    runtime: Runtime,
+    parts: Parts,
+    bundle: Bundle,
+    dry_run: bool,
+}
+
+impl Keeper {
+    /// Takes out what is older; each part's first place, and the place after its last.
+    fn archive(&mut self, before: DateTime<Utc>) -> anyhow::Result<Vec<(u64, u64)>> {
+        let proved = signed_size(&self.database.checkpoint()?)?;
+        let old = self
+            .runtime
+            .block_on(self.parts.older_than(before, proved))?;
+        if !self.dry_run && !old.is_empty() {
+            write(&self.database, &old, proved, &self.bundle.directory)?;
+            self.verify()?;
+            for part in &old {
+                self.runtime.block_on(self.parts.take_out(part))?;
+            }
+        }
+        Ok(old.iter().map(|part| (part.first, part.next)).collect())
+    }
+
+    /// Brings back what the archive holds; likewise.
+    fn bring_back(&mut self) -> anyhow::Result<Vec<(u64, u64)>> {
+        self.verify()?;
+        let mut brought = Vec::new();
+        let mut from = 0;
+        while let Some(part) = self.runtime.block_on(self.parts.archived(from))? {
+            from = part.1;
+            if self.bundle.leaves(whole(part.0 / WIDTH))?.is_none() {
+                continue;
+            }
+            if !self.dry_run {
+                self.bring_back_part(part)?;
+            }
+            brought.push(part);
+        }
+        Ok(brought)
+    }
+
+    /// One part, each of its bundles held against the tile that never left.
+    fn bring_back_part(&mut self, (first, next): (u64, u64)) -> anyhow::Result<()> {
+        let Self {
+            runtime,
+            parts,
+            bundle: archive,
+            database,
+            ..
+        } = self;
+        let mut back = runtime.block_on(parts.bring_back((first, next)))?;
+        for number in first / WIDTH..next / WIDTH {
+            let bundle = whole(number);
+            let leaves = archive.leaves(bundle)?;
+            let leaves = leaves.with_context(|| format!("{} is missing", bundle.path()))?;
+            let level = TileLevel::Hashes(0);
+            let hashes = database.hashes(TileId { level, ..bundle })?;
+            let same = leaves.iter().map(|leaf| leaf_hash(leaf)).eq(hashes);
+            ensure!(same, "{} is not that of the log", bundle.path());
+            runtime.block_on(back.add(&leaves))?;
+        }
+        runtime.block_on(back.finish())?;
+        Ok(())
+    }
+
+    /// Refuses an archive that is not a part of the log that was signed.
+    fn verify(&self) -> anyhow::Result<()> {
+        match verify::faults(&self.bundle, &self.trust)? {
+            0 => Ok(()),
+            count => Err(anyhow!(
+                "{}: {count} faults: nothing was taken away",
+                self.bundle.directory.display()
+            )),
+        }
+    }
 }
 
 fn report(global: &Global, arguments: &ArchiveArguments, parts: &[(u64, u64)]) -> Outcome {
@@ -199,43 +260,4 @@ fn write(database: &Database, parts: &[Part], size: u64, directory: &Path) -> an
     }
     bundle::write(&directory.join(bundle::CHECKPOINT), note.as_bytes())?;
     bundle::sync(directory)
-}
-
-/// Refuses an archive that is not a part of the log that was signed.
-fn verify_archive(directory: &Path, trust: &Trust) -> Outcome {
-    let bundle = Bundle {
-        directory: directory.to_owned(),
-        partial: true,
-    };
-    match verify::faults(&bundle, trust)? {
-        0 => Ok(()),
-        count => Err(anyhow!(
-            "{}: {count} faults: nothing was taken away",
-            directory.display()
-        )
-        .into()),
-    }
-}
-
-/// One part, each of its bundles held against the tile that never left.
-fn bring_back(
-    runtime: &tokio::runtime::Runtime,
-    parts: &mut Parts,
-    archive: &Bundle,
-    database: &Database,
-    (first, next): (u64, u64),
-) -> anyhow::Result<()> {
-    let mut back = runtime.block_on(parts.bring_back((first, next)))?;
-    for number in first / WIDTH..next / WIDTH {
-        let bundle = whole(number);
-        let leaves = archive.leaves(bundle)?;
-        let leaves = leaves.with_context(|| format!("{} is missing", bundle.path()))?;
-        let level = TileLevel::Hashes(0);
-        let hashes = database.hashes(TileId { level, ..bundle })?;
-        let same = leaves.iter().map(|leaf| leaf_hash(leaf)).eq(hashes);
-        ensure!(same, "{} is not that of the log", bundle.path());
-        runtime.block_on(back.add(&leaves))?;
-    }
-    runtime.block_on(back.finish())?;
-    Ok(())
 }
