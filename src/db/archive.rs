@@ -325,36 +325,49 @@ fn query(
             .push_bind(batch)
             .push(")");
     }
-    if let Some(wanted) = filter.status {
-        push_status(&mut sql, wanted);
+    if let Some(issued_after) = filter.issued_after {
+        sql.push(" AND o.recorded_at >= ").push_bind(issued_after);
     }
-    push_bounds(&mut sql, filter, cursor);
+    if let Some(issued_before) = filter.issued_before {
+        sql.push(" AND o.recorded_at < ").push_bind(issued_before);
+    }
+    // Bounds are of every table: a merge of two begins at the bound in either one, and not at the
+    // end of the other.
+    let bounds = Bounds { filter, cursor };
+    bounds.push(&mut sql, "o");
+    bounds.push(&mut sql, "i");
+    if let Some(status) = filter.status {
+        push_status(&mut sql, status, &bounds);
+    }
     sql.push(" ORDER BY o.intent_id DESC LIMIT ")
         .push_bind(limit.saturating_add(1));
     sql
 }
 
 /// Where a certificate stands in its life.
-fn push_status(sql: &mut QueryBuilder<Postgres>, status: Status) {
+fn push_status(sql: &mut QueryBuilder<Postgres>, status: Status, bounds: &Bounds<'_>) {
     match status {
+        // Few among many: from their lists.
         Status::Issued => {
-            sql.push(" AND o.intent_id IN (SELECT u.intent_id FROM unconfirmed u)");
+            sql.push(" AND o.intent_id IN (SELECT u.intent_id FROM unconfirmed u WHERE true");
+            bounds.push(sql, "u");
+            sql.push(")");
         }
+        // Many: a sub-select, which no join method can turn into a scan of all events.
         Status::Confirmed => {
             sql.push(
-                " AND EXISTS (SELECT FROM life_event e WHERE e.intent_id = o.intent_id)
-                  AND NOT EXISTS (SELECT FROM life_event e
-                      WHERE e.intent_id = o.intent_id AND e.kind <> 'confirmed')",
+                " AND (SELECT e.kind FROM life_event e WHERE e.intent_id = o.intent_id
+                       ORDER BY e.kind DESC LIMIT 1) = 'confirmed'",
             );
         }
-        // Few among many: from their index.
         ended => {
             sql.push(
                 " AND o.intent_id IN (SELECT e.intent_id FROM life_event e
                       WHERE e.kind <> 'confirmed' AND e.kind = ",
             )
-            .push_bind(ended.as_str())
-            .push(")");
+            .push_bind(ended.as_str());
+            bounds.push(sql, "e");
+            sql.push(")");
             if ended != Status::Scrapped {
                 sql.push(
                     " AND (SELECT true FROM life_event e
@@ -365,32 +378,29 @@ fn push_status(sql: &mut QueryBuilder<Postgres>, status: Status) {
     }
 }
 
-/// From which id to which.
-fn push_bounds(sql: &mut QueryBuilder<Postgres>, filter: &SearchFilter, cursor: Option<Uuid>) {
-    // Bounds are of both tables: a merge of the two begins at the bound in either one, and not at
-    // the end of the other.
-    let both = ["o", "i"];
-    if let Some(issued_after) = filter.issued_after {
-        sql.push(" AND o.recorded_at >= ").push_bind(issued_after);
+/// From which id to which, by times and cursor.
+struct Bounds<'a> {
+    filter: &'a SearchFilter,
+    cursor: Option<Uuid>,
+}
+
+impl Bounds<'_> {
+    /// The same for one table.
+    fn push(&self, sql: &mut QueryBuilder<Postgres>, table: &str) {
         // The first of that time, from its id, or one of before that was recorded late.
-        for table in both {
+        if let Some(issued_after) = self.filter.issued_after {
             sql.push(format!(" AND {table}.intent_id >= least("))
                 .push_bind(least_id(issued_after - LATE_AFTER))
                 .push(", (SELECT l.intent_id FROM late_outcome l WHERE l.recorded_at >= ")
                 .push_bind(issued_after)
                 .push(" ORDER BY l.intent_id LIMIT 1))");
         }
-    }
-    if let Some(issued_before) = filter.issued_before {
-        sql.push(" AND o.recorded_at < ").push_bind(issued_before);
         // Nothing is recorded before it is intended, but for what the clocks may differ.
-        for table in both {
+        if let Some(issued_before) = self.filter.issued_before {
             sql.push(format!(" AND {table}.intent_id < "))
                 .push_bind(least_id(issued_before + LATE_AFTER));
         }
-    }
-    if let Some(cursor) = cursor {
-        for table in both {
+        if let Some(cursor) = self.cursor {
             sql.push(format!(" AND {table}.intent_id < "))
                 .push_bind(cursor);
         }
