@@ -17,6 +17,7 @@ use crate::pki::entry::Entry;
 /// How often it is tried to take the log from those who are just reading it, and how long each time.
 const TRIES_MAX: u32 = 30;
 const TRY_AGAIN: Duration = Duration::from_secs(1);
+
 /// Whole partitions of `log_entry` but the default one, by their upper bounds.
 const PARTS: &str = r"
     SELECT c.relname::text,
@@ -108,19 +109,6 @@ impl Parts {
             newest = part.newest.to_rfc3339(),
         );
         self.patiently(&statements).await
-    }
-
-    /// Archived parts that begin at or after `from`, the first of them: its first place, and the
-    /// place after its last.
-    pub async fn archived(&mut self, from: u64) -> Result<Option<(u64, u64)>, DbFault> {
-        let row: Option<(i64, i64)> = sqlx::query_as(
-            "SELECT first_index, next_index FROM archived_part WHERE first_index >= $1
-             ORDER BY first_index LIMIT 1",
-        )
-        .bind(place(from))
-        .fetch_optional(&mut self.connection)
-        .await?;
-        Ok(row.map(|(first, next)| (first.unsigned_abs(), next.unsigned_abs())))
     }
 
     /// Begins to bring back an archived part, given by its first place and the place after its last.

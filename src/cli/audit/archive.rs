@@ -104,7 +104,7 @@ impl Keeper {
             .runtime
             .block_on(self.parts.older_than(before, proved))?;
         if !self.dry_run && !old.is_empty() {
-            write(&self.database, &old, proved, &self.bundle.directory)?;
+            write(&self.database, &old, &self.bundle.directory)?;
             self.verify()?;
             for part in &old {
                 self.runtime.block_on(self.parts.take_out(part))?;
@@ -117,9 +117,7 @@ impl Keeper {
     fn bring_back(&mut self) -> anyhow::Result<Vec<(u64, u64)>> {
         self.verify()?;
         let mut brought = Vec::new();
-        let mut from = 0;
-        while let Some(part) = self.runtime.block_on(self.parts.archived(from))? {
-            from = part.1;
+        for part in self.database.archived().to_vec() {
             if self.bundle.leaves(whole(part.0 / WIDTH))?.is_none() {
                 continue;
             }
@@ -160,7 +158,7 @@ impl Keeper {
         match verify::faults(&self.bundle, &self.trust)? {
             0 => Ok(()),
             count => Err(anyhow!(
-                "{}: {count} faults: nothing was taken away",
+                "{}: {count} faults: nothing was moved",
                 self.bundle.directory.display()
             )),
         }
@@ -231,9 +229,9 @@ fn whole(index: u64) -> TileId {
 }
 
 /// Checkpoint, hashes and the parts' entries, each file whole and durable before the next step.
-fn write(database: &Database, parts: &[Part], size: u64, directory: &Path) -> anyhow::Result<()> {
+fn write(database: &Database, parts: &[Part], directory: &Path) -> anyhow::Result<()> {
     let note = database.checkpoint()?;
-    let size = size.max(signed_size(&note)?);
+    let size = signed_size(&note)?;
     let within = |bundle: u64| {
         let first = bundle * WIDTH;
         parts

@@ -59,6 +59,11 @@ impl Database {
         })
     }
 
+    /// Parts of the log that are archived: first place, and the place after the last.
+    pub(in crate::cli::audit) fn archived(&self) -> &[(u64, u64)] {
+        &self.archived
+    }
+
     fn archived_at(&self, index: u64) -> Option<(u64, u64)> {
         let holds = |part: &&(u64, u64)| (part.0..part.1).contains(&index);
         self.archived.iter().find(holds).copied()
