@@ -35,9 +35,11 @@ use crate::ca::station::StationBook;
 use crate::ca::station::StationIssuing;
 use crate::ca::ticket::TicketTrust;
 use crate::config::Config;
+use crate::config::DatabaseSection;
 use crate::config::HsmSection;
 use crate::config::IssuerSection;
 use crate::config::decode_hex;
+use crate::config::secret;
 use crate::db;
 use crate::hsm;
 use crate::http;
@@ -441,8 +443,18 @@ pub fn database_config(config: &Config) -> anyhow::Result<db::config::DbConfig> 
     })
 }
 
+/// The connection settings of the schema's owner, who is at `url`: for commands, never for the service.
+pub fn owner_config(database: &DatabaseSection, url: &str) -> anyhow::Result<db::config::DbConfig> {
+    let password = database.owner_password_file.as_deref();
+    let password = password.map(secret).transpose()?;
+    Ok(db::config::DbConfig {
+        url: database_url(url, password.as_ref())?,
+        archive_connections_max: 1,
+    })
+}
+
 /// A database's address; the password joins it only here.
-pub fn database_url(url: &str, password: Option<&SecretString>) -> anyhow::Result<SecretString> {
+fn database_url(url: &str, password: Option<&SecretString>) -> anyhow::Result<SecretString> {
     match password {
         None => Ok(SecretString::from(url.to_owned())),
         Some(password) => with_password(url, password)

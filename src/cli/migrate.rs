@@ -7,18 +7,13 @@ use crate::cli::Failure;
 use crate::cli::Global;
 use crate::cli::Outcome;
 use crate::config::RawConfig;
-use crate::config::secret;
 use crate::db;
 
 /// Applies what is missing; does nothing to an up-to-date database.
 pub fn run(global: &Global) -> Outcome {
     let raw = RawConfig::read(&global.config)?;
-    let url = raw.database.owner_url.context("database.owner_url is not configured: migrations run as the schema's owner, which the service never is")?;
-    let password = raw.database.owner_password_file.as_deref().map(secret);
-    let owner = db::config::DbConfig {
-        url: app::database_url(&url, password.transpose()?.as_ref())?,
-        archive_connections_max: 1,
-    };
+    let url = raw.database.owner_url.as_ref().context("database.owner_url is not configured: migrations run as the schema's owner, which the service never is")?;
+    let owner = app::owner_config(&raw.database, url)?;
     crate::cli::runtime()?
         .block_on(db::migrate::migrate(&owner))
         .context("migrating")

@@ -9,12 +9,10 @@ use bytes::Bytes;
 use clap::Args;
 use serde_json::json;
 
-use crate::app::database_url;
+use crate::app::owner_config;
 use crate::cli::Global;
 use crate::cli::Outcome;
-use crate::config;
 use crate::config::RawConfig;
-use crate::db;
 use crate::db::restore::Restorer;
 use crate::journal;
 
@@ -44,12 +42,7 @@ pub fn run(global: &Global, arguments: &ReconcileArguments) -> Outcome {
     };
     let database = &raw.database;
     let url = database.owner_url.as_ref().unwrap_or(&database.url);
-    let password = database.owner_password_file.as_deref();
-    let password = password.map(config::secret).transpose()?;
-    let owner = db::config::DbConfig {
-        url: database_url(url, password.as_ref())?,
-        archive_connections_max: 1,
-    };
+    let owner = owner_config(database, url)?;
     crate::cli::runtime()?.block_on(async {
         let mut ledger = Restorer::connect(&owner).await?;
         let size = ledger.size();

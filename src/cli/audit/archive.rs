@@ -19,7 +19,7 @@ use serde_json::json;
 use tokio::runtime::Runtime;
 
 use crate::app::SystemClock;
-use crate::app::database_url;
+use crate::app::owner_config;
 use crate::ca::Clock;
 use crate::cli::Failure;
 use crate::cli::Global;
@@ -31,9 +31,7 @@ use crate::cli::audit::bundle::WIDTH;
 use crate::cli::audit::verify;
 use crate::cli::audit::verify::Trust;
 use crate::cli::audit::verify::database::Database;
-use crate::config;
 use crate::config::Config;
-use crate::db::config::DbConfig;
 use crate::db::parts::Part;
 use crate::db::parts::Parts;
 use crate::pki::merkle::leaf_hash;
@@ -62,7 +60,11 @@ pub struct ArchiveArguments {
 /// Runs it, beside a service that runs.
 pub(super) fn run(global: &Global, arguments: &ArchiveArguments) -> Outcome {
     let config = Config::load(&global.config)?;
-    let owner = owner(&config)?;
+    let database = &config.raw.database;
+    let url = database.owner_url.as_ref().context(
+        "database.owner_url is not configured: the service itself cannot take entries away",
+    )?;
+    let owner = owner_config(database, url)?;
     let runtime = crate::cli::runtime()?;
     let parts = runtime
         .block_on(Parts::connect(&owner))
@@ -186,21 +188,6 @@ fn report(global: &Global, arguments: &ArchiveArguments, parts: &[(u64, u64)]) -
         println!("nothing to do");
     }
     Ok(())
-}
-
-/// The schema's owner, who alone may take final rows away.
-fn owner(config: &Config) -> anyhow::Result<DbConfig> {
-    let database = &config.raw.database;
-    let url = database.owner_url.as_ref();
-    let url = url.context(
-        "database.owner_url is not configured: the service itself cannot take entries away",
-    )?;
-    let password = database.owner_password_file.as_deref();
-    let password = password.map(config::secret).transpose()?;
-    Ok(DbConfig {
-        url: database_url(url, password.as_ref())?,
-        archive_connections_max: 1,
-    })
 }
 
 /// The first moment of a month.
