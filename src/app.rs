@@ -29,6 +29,7 @@ use crate::ca::clock::ClockWatch;
 use crate::ca::life::LifeBook;
 use crate::ca::line::Line;
 use crate::ca::log::LogBook;
+use crate::ca::log::fresh::FreshEntries;
 use crate::ca::order::OrderBook;
 use crate::ca::station::DailyCaps;
 use crate::ca::station::StationBook;
@@ -120,7 +121,8 @@ impl App {
         let database = database_config(&config)?;
         db::check::startup(&database, clock.as_ref(), config.clock_difference_max).await?;
         let ledger_metrics = Arc::new(LedgerMetrics::new(&registry)?);
-        let ledger = db::ledger::PgLedger::start(&database, &ledger_metrics)?;
+        let fresh = Arc::new(FreshEntries::default());
+        let ledger = db::ledger::PgLedger::start(&database, &ledger_metrics, fresh.clone())?;
         let batches = db::batches::PgBatches::start(&database, &ledger_metrics)?;
         let log_book = db::log::PgLog::start(&database, &ledger_metrics)?;
         let log_book: Arc<dyn LogBook> = Arc::new(log_book);
@@ -172,7 +174,8 @@ impl App {
             metrics: issuance.clone(),
         });
 
-        log.follow(&config, &ca, Arc::new(LogMetrics::new(&registry)?))?;
+        let log_metrics = Arc::new(LogMetrics::new(&registry)?);
+        log.follow(&config, &ca, fresh, log_metrics)?;
         let principals = Data::new(Principals::default());
         principals.replace(
             ca.archive

@@ -15,6 +15,7 @@ use crate::ca::log::LogBook;
 use crate::ca::log::LogPart;
 use crate::ca::log::LogWatch;
 use crate::ca::log::NoteKind;
+use crate::ca::log::fresh::FreshEntries;
 use crate::config::Config;
 use crate::config::WitnessSection;
 use crate::jobs::log::Follower;
@@ -101,6 +102,7 @@ impl Log {
         self,
         config: &Config,
         ca: &Arc<Ca>,
+        fresh: Arc<FreshEntries>,
         metrics: Arc<LogMetrics>,
     ) -> anyhow::Result<()> {
         ca.tell(NoteKind::Started, beginning(config));
@@ -115,6 +117,7 @@ impl Log {
             ca: Arc::clone(ca),
             signing: self.signing,
             journal: self.journal,
+            fresh,
             metrics,
         };
         let signed = follower.signing.is_some();

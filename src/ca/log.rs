@@ -4,11 +4,14 @@
 //! follows here comes after: [`LogWatch`] is how far the journal and the signed tree have come, and
 //! whether anything may still be issued.
 
+pub mod fresh;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -204,6 +207,8 @@ pub struct LogWatch {
     pub journaled: bool,
     kept: watch::Sender<u64>,
     proved: watch::Sender<u64>,
+    /// Somebody waits, or has waited, for an entry before this one.
+    wanted: AtomicU64,
     faults: Mutex<Faults>,
     /// Witnesses that refuse, and why.
     witnesses: Mutex<BTreeMap<String, String>>,
@@ -238,6 +243,7 @@ impl LogWatch {
             journaled,
             kept: watch::Sender::new(0),
             proved: watch::Sender::new(0),
+            wanted: AtomicU64::new(0),
             faults: Mutex::default(),
             witnesses: Mutex::default(),
             news: Notify::new(),
@@ -245,9 +251,16 @@ impl LogWatch {
         }
     }
 
-    /// There is something new in the log.
-    pub fn wake(&self) {
+    /// The entry at `index` is in the log, and somebody waits for it.
+    fn want(&self, index: u64) {
+        self.wanted.fetch_max(index + 1, Ordering::Relaxed);
         self.news.notify_one();
+    }
+
+    /// Entries before it are known to be in the log.
+    #[must_use]
+    pub fn wanted(&self) -> u64 {
+        self.wanted.load(Ordering::Relaxed)
     }
 
     /// Returns when there is something new, or has been since the last time.
@@ -333,7 +346,7 @@ impl LogWatch {
         if !self.journaled {
             return Ok(());
         }
-        self.wake();
+        self.want(index);
         if reached(&self.kept, index, deadline).await {
             return Ok(());
         }
@@ -343,7 +356,7 @@ impl LogWatch {
 
     /// Waits until the entry at `index` is in a signed tree; `false` when it is not by `deadline`.
     pub async fn is_proved(&self, index: u64, deadline: Instant) -> bool {
-        self.wake();
+        self.want(index);
         reached(&self.proved, index, deadline).await
     }
 }

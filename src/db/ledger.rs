@@ -20,6 +20,7 @@ use crate::ca::Reservation;
 use crate::ca::life::LifeAct;
 use crate::ca::life::LifeBook;
 use crate::ca::life::LifeEvent;
+use crate::ca::log::fresh::FreshEntries;
 use crate::ca::order::Created;
 use crate::ca::order::DeviceList;
 use crate::ca::order::Listed;
@@ -78,13 +79,20 @@ pub struct PgLedger {
     stations: Lane<StationJob>,
     /// For what is long and rare.
     aside: PgConnectOptions,
+    /// Told what is appended.
+    fresh: Arc<FreshEntries>,
     vitals: Arc<Vitals>,
 }
 
 impl PgLedger {
     /// Starts the lanes on the current Tokio runtime. Does not wait for the database: see
-    /// [`Ledger::ready`]. Fails only when the URL is none.
-    pub fn start(config: &DbConfig, metrics: &Arc<LedgerMetrics>) -> Result<Arc<Self>, DbFault> {
+    /// [`Ledger::ready`]. Entries of certificates are handed to `fresh`. Fails only when the URL is
+    /// none.
+    pub fn start(
+        config: &DbConfig,
+        metrics: &Arc<LedgerMetrics>,
+        fresh: Arc<FreshEntries>,
+    ) -> Result<Arc<Self>, DbFault> {
         let lanes = [
             Reserve::LANE,
             Record::LANE,
@@ -102,6 +110,7 @@ impl PgLedger {
             lives: lane(config, &vitals, metrics)?,
             stations: lane(config, &vitals, metrics)?,
             aside: config.options(Purpose::Aside)?,
+            fresh,
             vitals,
         }))
     }
@@ -412,6 +421,7 @@ impl Ledger for PgLedger {
         let job = Record {
             intent,
             certificate,
+            fresh: Arc::clone(&self.fresh),
         };
         Box::pin(self.outcomes.submit(job, deadline))
     }

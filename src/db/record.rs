@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use chrono::DateTime;
 use chrono::Utc;
 use sqlx::PgConnection;
@@ -16,6 +17,7 @@ use crate::ca::Intent;
 use crate::ca::LedgerFault;
 use crate::ca::Status;
 use crate::ca::log;
+use crate::ca::log::fresh::FreshEntries;
 use crate::db::lane::Job;
 use crate::db::row;
 use crate::db::row::outcome_columns;
@@ -23,7 +25,8 @@ use crate::pki::certificate::SignedCertificate;
 
 /// Locks the log's head, records those intents that have no outcome yet, appends their entries.
 /// Commits by itself.
-const RECORD: &str = "SELECT recorded_id, place, recorded FROM record_certificates($1, $2, $3, $4)";
+const RECORD: &str =
+    "SELECT recorded_id, place, recorded, told FROM record_certificates($1, $2, $3, $4)";
 
 /// What earlier recordings of the same intents left.
 const WINNERS: &str = concat!(
@@ -36,6 +39,8 @@ const WINNERS: &str = concat!(
 pub(super) struct Record {
     pub(super) intent: Intent,
     pub(super) certificate: SignedCertificate,
+    /// Takes its entry.
+    pub(super) fresh: Arc<FreshEntries>,
 }
 
 impl Job for Record {
@@ -72,10 +77,11 @@ impl Job for Record {
             .await?;
 
         let mut recorded: HashMap<Uuid, (i64, DateTime<Utc>)> = HashMap::with_capacity(jobs.len());
-        for row in rows {
+        for row in &rows {
             let place = (row.try_get("place")?, row.try_get("recorded")?);
             recorded.insert(row.try_get("recorded_id")?, place);
         }
+        hand_over(&fresh, &rows)?;
         let lost: Vec<Uuid> = seen
             .into_iter()
             .filter(|id| !recorded.contains_key(id))
@@ -122,6 +128,27 @@ impl Record {
             successor: None,
         }
     }
+}
+
+/// The entries, as they are stored, to the replica's own follower.
+fn hand_over(fresh: &[&Record], rows: &[PgRow]) -> Result<(), sqlx::Error> {
+    let Some(taker) = fresh.first().map(|job| &job.fresh) else {
+        return Ok(());
+    };
+    let ders = fresh
+        .iter()
+        .map(|job| (job.intent.id, job.certificate.as_der()));
+    let ders: HashMap<Uuid, &[u8]> = ders.collect();
+    let mut entries = Vec::with_capacity(rows.len());
+    for row in rows {
+        let (place, id): (i64, Uuid) = (row.try_get("place")?, row.try_get("recorded_id")?);
+        let told: &[u8] = row.try_get("told")?;
+        if let (Ok(index), Some(der)) = (u64::try_from(place), ders.get(&id)) {
+            entries.push((index, Bytes::from([told, b"\n", der].concat())));
+        }
+    }
+    taker.hand_over(entries);
+    Ok(())
 }
 
 fn event(intent: &Intent) -> Result<String, sqlx::Error> {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
+use bytes::Bytes;
 use tokio::task::JoinHandle;
 
 use crate::ca::Ca;
@@ -22,6 +23,7 @@ use crate::ca::log::LogPart;
 use crate::ca::log::NewCheckpoint;
 use crate::ca::log::StoredCheckpoint;
 use crate::ca::log::StoredTile;
+use crate::ca::log::fresh::FreshEntries;
 use crate::jobs::log::tree::Tree;
 use crate::journal::APPEND_LENGTH_MAX;
 use crate::journal::Entry;
@@ -63,6 +65,8 @@ pub struct Follower {
     pub signing: Option<LogSigning>,
     /// The second copy; `None`: there is none.
     pub journal: Option<Arc<Journal>>,
+    /// What this replica appended itself.
+    pub fresh: Arc<FreshEntries>,
     /// What it counts.
     pub metrics: Arc<LogMetrics>,
 }
@@ -76,6 +80,8 @@ struct Position {
     foreign: Option<StoredCheckpoint>,
     signing: Option<JoinHandle<Signed>>,
     signed_at: Instant,
+    /// When the database was last asked.
+    read_at: Option<Instant>,
 }
 
 /// What came of an attempt to sign.
@@ -96,6 +102,7 @@ impl Follower {
             foreign: None,
             signing: None,
             signed_at: Instant::now(),
+            read_at: None,
         };
         tokio::spawn(async move {
             loop {
@@ -124,7 +131,7 @@ impl Follower {
                 (None, true) => position.kept,
                 (None, false) => return Ok(()),
             };
-            let leaves = self.ca.log_book.leaves(from, LEAVES).await?;
+            let leaves = self.leaves(position, from).await?;
             let count = leaves.len();
             let entries: Vec<Entry> = (from..)
                 .zip(leaves)
@@ -137,6 +144,20 @@ impl Follower {
                 return Ok(());
             }
         }
+    }
+
+    /// What is new from `from` on. The database is asked for what somebody waits for and this replica
+    /// did not append itself, and else now and then.
+    async fn leaves(&self, position: &mut Position, from: u64) -> Result<Vec<Bytes>, LedgerFault> {
+        let fresh = self.fresh.take(from, LEAVES);
+        let asked = |at: Instant| at.elapsed() < POLL;
+        if !fresh.is_empty() || from >= self.ca.log.wanted() && position.read_at.is_some_and(asked)
+        {
+            return Ok(fresh);
+        }
+        let leaves = self.ca.log_book.leaves(from, LEAVES).await?;
+        position.read_at = Some(Instant::now());
+        Ok(leaves)
     }
 
     /// The entries' hashes, into the tree.
