@@ -3,9 +3,12 @@
 mod listener;
 mod log;
 pub mod privacy;
+mod reload;
 mod repository;
+pub mod supervision;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
@@ -20,6 +23,7 @@ use chrono::{DateTime, Utc};
 use prometheus::Registry;
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::app::reload::Reloader;
 use crate::ca::Archive;
 use crate::ca::Ca;
 use crate::ca::Clock;
@@ -31,6 +35,7 @@ use crate::ca::line::Line;
 use crate::ca::log::LogBook;
 use crate::ca::log::fresh::FreshEntries;
 use crate::ca::order::OrderBook;
+use crate::ca::profiles::Profiles;
 use crate::ca::station::DailyCaps;
 use crate::ca::station::StationBook;
 use crate::ca::station::StationIssuing;
@@ -51,16 +56,19 @@ use crate::http::tls::Tls;
 use crate::http::tls::TlsFiles;
 use crate::jobs::batches::BatchRunner;
 use crate::jobs::batches::Running;
+use crate::metrics::BackupMetrics;
 use crate::metrics::BatchMetrics;
 use crate::metrics::HsmMetrics;
 use crate::metrics::HttpMetrics;
 use crate::metrics::IssuanceMetrics;
 use crate::metrics::LedgerMetrics;
 use crate::metrics::LogMetrics;
+use crate::metrics::ReloadMetrics;
 use crate::metrics::TlsMetrics;
 use crate::pki::entry::LOG_KEY_NAME;
 use crate::pki::key_policy::SignatureAlgorithm;
 use crate::pki::report;
+use crate::telemetry::Level;
 
 /// How often the table of principals is read again.
 const PRINCIPALS_EVERY: Duration = Duration::from_millis(500);
@@ -69,6 +77,8 @@ const RECOUNT_EVERY: Duration = Duration::from_secs(10);
 /// How often room is made ahead in the ledger and its log: a partition of the log is full after some
 /// minutes at the highest rate, and four are ahead.
 const MAKE_PARTITIONS_EVERY: Duration = Duration::from_mins(1);
+/// How often the age of the last backup is shown.
+const SHOW_BACKUPS_EVERY: Duration = Duration::from_secs(15);
 /// How often open intents are looked for.
 const RECOVER_EVERY: Duration = Duration::from_millis(500);
 /// How often the service's clock is held against the database's.
@@ -97,7 +107,7 @@ pub struct App {
     ca: Arc<Ca>,
     hsm: Arc<hsm::Hsm>,
     flights: Arc<Flights>,
-    tls: Arc<Tls>,
+    reloader: Reloader,
     servers: Vec<ServerHandle>,
     batches: Option<Running>,
     /// Where the API listens.
@@ -111,7 +121,10 @@ impl App {
     ///
     /// An HSM that does not answer, or holds a wrong key, does not keep the listeners down: they
     /// answer 503 and `/readyz` says why, until it is put right.
-    pub async fn start(config: Config) -> anyhow::Result<Self> {
+    ///
+    /// `path` is where the configuration came from, and `level` sets what is logged: both for
+    /// [`App::reload`].
+    pub async fn start(config: Config, path: &Path, level: Level) -> anyhow::Result<Self> {
         let registry = Registry::new();
         register_process_metrics(&registry)?;
         let issuance = Arc::new(IssuanceMetrics::new(&registry)?);
@@ -148,11 +161,7 @@ impl App {
                 .iter()
                 .map(|i| (i.name.clone(), i.clone()))
                 .collect(),
-            profiles: config
-                .profiles
-                .iter()
-                .map(|p| (p.name.clone(), p.clone()))
-                .collect(),
+            profiles: Profiles::new(&config.profiles),
             instance: config.instance,
             signer: Arc::clone(&hsm) as Arc<dyn Signer>,
             orders: Arc::clone(&ledger) as Arc<dyn OrderBook>,
@@ -184,11 +193,16 @@ impl App {
                 .context("reading the principals")?,
         );
         let shelf = repository::publish(&config, &database, &ca, &registry).await?;
+        let (known, known_from) = (principals.clone(), watch.clone());
         tokio::spawn(keep_principals(watch.clone(), principals.clone()));
         tokio::spawn(keep_recovering(ca.clone()));
         tokio::spawn(keep_recounting(ca.clone()));
         tokio::spawn(keep_warning(ca.clone()));
         tokio::spawn(keep_making_partitions(ca.clone()));
+        tokio::spawn(keep_showing_backups(
+            ca.clone(),
+            BackupMetrics::new(&registry)?,
+        ));
         tokio::spawn(keep_comparing_clocks(ca.clone(), watch));
 
         let batches = batch_runner(&config, &ca, &registry)?;
@@ -198,6 +212,8 @@ impl App {
             http: http_metrics,
             issuance,
         });
+        let reload_metrics = ReloadMetrics::new(&registry)?;
+        reload_metrics.at.set(ca.clock.now().timestamp());
         let metrics = TlsMetrics::new(&registry)?;
         let tls = Arc::new(Tls::load(tls_files(&config), ca.clock.now(), metrics)?);
         tokio::spawn(keep_tls_files(ca.clone(), tls.clone()));
@@ -208,10 +224,19 @@ impl App {
         servers.extend(repository);
         tracing::info!(%api, %operations, version = env!("CARGO_PKG_VERSION"), "listening");
         Ok(Self {
-            ca,
             hsm,
             flights,
-            tls,
+            reloader: Reloader {
+                path: path.to_owned(),
+                started: config.raw,
+                ca: Arc::clone(&ca),
+                tls,
+                principals: known,
+                watch: known_from,
+                level,
+                metrics: reload_metrics,
+            },
+            ca,
             servers,
             batches,
             api,
@@ -236,9 +261,10 @@ impl App {
         }
     }
 
-    /// Takes the TLS files into use when they changed; what is wrong is in the log.
-    pub fn reload(&self) {
-        self.tls.reload(self.ca.clock.now());
+    /// Reads the configuration and the TLS files again, and takes them into use where nothing is wrong
+    /// with them; what is wrong is in the log.
+    pub async fn reload(&self) {
+        self.reloader.reload().await;
     }
 
     /// Answers or cleanly refuses what is in flight, then stops.
@@ -383,6 +409,17 @@ async fn keep_making_partitions(ca: Arc<Ca>) {
     }
 }
 
+async fn keep_showing_backups(ca: Arc<Ca>, metrics: BackupMetrics) {
+    loop {
+        // While the database is down the last answer stands: an alarm of its own says so.
+        if let Ok(age) = ca.log_book.backup_age().await {
+            let seconds = age.map_or(f64::INFINITY, |age| age.as_secs_f64());
+            metrics.age.set(seconds);
+        }
+        tokio::time::sleep(SHOW_BACKUPS_EVERY).await;
+    }
+}
+
 async fn keep_tls_files(ca: Arc<Ca>, tls: Arc<Tls>) {
     loop {
         tokio::time::sleep(TLS_FILES_EVERY).await;
@@ -394,7 +431,7 @@ async fn keep_tls_files(ca: Arc<Ca>, tls: Arc<Tls>) {
 async fn keep_warning(ca: Arc<Ca>) {
     for (profile, _, last) in ca.last_seconds() {
         let metric = &ca.metrics.profile_last_issue;
-        metric.with_label_values(&[profile]).set(last.timestamp());
+        metric.with_label_values(&[&profile]).set(last.timestamp());
     }
     loop {
         for ending in ca.endings(ca.clock.now()) {

@@ -17,6 +17,7 @@ pub mod line;
 pub mod log;
 pub mod ocsp;
 pub mod order;
+pub mod profiles;
 pub mod recover;
 pub mod report;
 pub mod rework;
@@ -37,7 +38,6 @@ use crate::pki::{
     issuer::Issuer,
     name::Subject,
     note::CheckpointToBeSigned,
-    profile::Profile,
     report::{ReportKey, ReportToBeSigned},
     serial::{InstanceByte, SerialNumber},
     tbs::{LeafKind, ToBeSigned},
@@ -535,8 +535,8 @@ pub trait Clock: Send + Sync {
 pub struct Ca {
     /// By name.
     pub issuers: HashMap<String, Arc<Issuer>>,
-    /// By name.
-    pub profiles: HashMap<String, Arc<Profile>>,
+    /// Those in force.
+    pub profiles: profiles::Profiles,
     /// First octet of every serial number made here.
     pub instance: InstanceByte,
     /// The HSM.

@@ -18,6 +18,7 @@ pub const PAGES: &[(&str, &str)] = &[
     ("life", include_str!("manual/life.md")),
     ("aws-roads", include_str!("manual/aws-roads.md")),
     ("rehearsal", include_str!("manual/rehearsal.md")),
+    ("running", include_str!("manual/running.md")),
     ("problems", PROBLEMS),
 ];
 
@@ -60,6 +61,9 @@ pub mod decisions {}
 pub mod aws_roads {}
 #[doc = include_str!("manual/rehearsal.md")]
 pub mod rehearsal {}
+
+#[doc = include_str!("manual/running.md")]
+pub mod running {}
 
 #[doc = include_str!("manual/problems.md")]
 pub mod problems {}

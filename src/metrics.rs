@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, core::Collector,
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, core::Collector,
 };
 
 /// Seconds, from a quarter of a millisecond to ten seconds.
@@ -450,6 +450,69 @@ impl BatchMetrics {
                 "certfactory_batches",
                 "Batches by what they are in: running, paused, hindered (held up until it passes by itself), stalled (running, and nothing done for a minute).",
                 &["state"],
+            )?,
+        })
+    }
+}
+
+/// Backups, as the database tells of them.
+pub struct BackupMetrics {
+    /// `certfactory_backup_age_seconds`
+    pub age: Gauge,
+}
+
+impl BackupMetrics {
+    /// Registers the metric of backups: infinite until one is known.
+    pub fn new(r: &Registry) -> prometheus::Result<Self> {
+        let age = registered(
+            r,
+            Gauge::new(
+                "certfactory_backup_age_seconds",
+                "Seconds since the last backup was completed; infinite before the first.",
+            ),
+        )?;
+        age.set(f64::INFINITY);
+        Ok(Self { age })
+    }
+}
+
+/// The configuration, read again while the service runs.
+pub struct ReloadMetrics {
+    /// `certfactory_configuration_refused`
+    pub refused: IntGauge,
+    /// `certfactory_configuration_reloads_total{result}`: `accepted`, `refused`
+    pub reloads: IntCounterVec,
+    /// `certfactory_configuration_at_seconds`
+    pub at: IntGauge,
+}
+
+impl ReloadMetrics {
+    /// Registers the metrics of the configuration.
+    pub fn new(r: &Registry) -> prometheus::Result<Self> {
+        let reloads = counters(
+            r,
+            "certfactory_configuration_reloads_total",
+            "Times the configuration was read again at SIGHUP.",
+            &["result"],
+        )?;
+        for result in ["accepted", "refused"] {
+            reloads.with_label_values(&[result]);
+        }
+        Ok(Self {
+            refused: registered(
+                r,
+                IntGauge::new(
+                    "certfactory_configuration_refused",
+                    "1 while the configuration on disk was refused at SIGHUP and the earlier one is in force.",
+                ),
+            )?,
+            reloads,
+            at: registered(
+                r,
+                IntGauge::new(
+                    "certfactory_configuration_at_seconds",
+                    "When the configuration in force was read, Unix time.",
+                ),
             )?,
         })
     }

@@ -4,21 +4,42 @@ use std::io::IsTerminal;
 
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::Registry;
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// Lines that may wait for a slow reader of standard output; more are dropped, issuing goes on.
 const LINES_WAITING_MAX: usize = 16_384;
 
+type Fault = Box<dyn std::error::Error + Send + Sync>;
+
+/// What is logged, which changes while the service runs.
+#[derive(Clone)]
+pub struct Level(reload::Handle<EnvFilter, Registry>);
+
+impl Level {
+    /// From now on this is logged. Fails, and changes nothing, when it is no filter.
+    pub fn set(&self, level: &str) -> Result<(), Fault> {
+        Ok(self.0.reload(filter(level)?)?)
+    }
+}
+
+/// Whether `level` can be set.
+pub fn check(level: &str) -> Result<(), Fault> {
+    filter(level).map(drop)
+}
+
+fn filter(level: &str) -> Result<EnvFilter, Fault> {
+    // cryptoki reports each of a token's mechanisms that it has no name for as an error.
+    Ok(EnvFilter::try_new(level)?.add_directive("cryptoki::mechanism=off".parse()?))
+}
+
 /// Sends log lines to standard output until the guard is dropped.
 ///
 /// `json`: `None` means JSON unless standard output is a terminal.
-pub fn start(
-    level: &str,
-    json: Option<bool>,
-) -> Result<WorkerGuard, Box<dyn std::error::Error + Send + Sync>> {
-    // cryptoki reports each of a token's mechanisms that it has no name for as an error.
-    let filter = EnvFilter::try_new(level)?.add_directive("cryptoki::mechanism=off".parse()?);
+pub fn start(level: &str, json: Option<bool>) -> Result<(WorkerGuard, Level), Fault> {
+    let (filter, handle) = reload::Layer::new(filter(level)?);
     let (writer, guard) = NonBlockingBuilder::default()
         .buffered_lines_limit(LINES_WAITING_MAX)
         .lossy(true)
@@ -42,5 +63,5 @@ pub fn start(
             )
             .try_init()?;
     }
-    Ok(guard)
+    Ok((guard, Level(handle)))
 }

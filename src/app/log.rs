@@ -150,7 +150,7 @@ fn witnesses(config: &Config) -> anyhow::Result<Vec<Outside>> {
 }
 
 /// What runs, and by which configuration.
-fn beginning(config: &Config) -> serde_json::Value {
+pub(super) fn beginning(config: &Config) -> serde_json::Value {
     let file = toml::to_string(&config.raw).unwrap_or_default();
     let profiles: BTreeMap<&str, String> = config
         .profiles

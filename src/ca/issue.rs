@@ -197,7 +197,7 @@ impl Ca {
             .admit(&csr, request.subject.as_ref())
             .map_err(IssueError::Refused)?;
         if let Some(reworked) = &reworked {
-            reworked.fits(&admission, profile)?;
+            reworked.fits(&admission, &profile)?;
         }
         self.ledger.ready().map_err(LedgerFault::Unavailable)?;
         let rule = |now| profile.validity.at(now, profile.backdate_seconds, issuer);
@@ -222,7 +222,7 @@ impl Ca {
             // What was issued before needs no order, no place in the day, no HSM, no clock and no
             // issuer that still lives.
             Err(error) => {
-                let earlier = self.issued_before(profile, &admission.device, &csr);
+                let earlier = self.issued_before(&profile, &admission.device, &csr);
                 let earlier = tokio::time::timeout_at(request.deadline.into(), earlier).await;
                 let earlier = earlier.ok().and_then(Result::ok).flatten();
                 return earlier

@@ -88,6 +88,9 @@ pub trait LogBook: Send + Sync {
     /// Appends entries for what has no row of its own.
     fn note(&self, note: Note) -> PortFuture<'_, Result<(), LedgerFault>>;
 
+    /// How long ago the last backup was made, by the database's clock; `None`: there was none.
+    fn backup_age(&self) -> PortFuture<'_, Result<Option<Duration>, LedgerFault>>;
+
     /// Makes partitions ahead, of ledger and log, where they are not there yet. How many it made.
     fn make_partitions(&self) -> PortFuture<'_, Result<u32, LedgerFault>>;
 
@@ -174,6 +177,8 @@ pub enum NoteKind {
     Delivered,
     /// A service started: its version, binary and configuration.
     Started,
+    /// It took a configuration into use while it ran.
+    Configured,
     /// It stopped.
     Stopped,
     /// An issuer's key can or cannot sign.
@@ -193,6 +198,7 @@ impl NoteKind {
             Self::Exported => "exported",
             Self::Delivered => "delivered",
             Self::Started => "started",
+            Self::Configured => "configured",
             Self::Stopped => "stopped",
             Self::Hsm => "hsm",
             Self::Clock => "clock",

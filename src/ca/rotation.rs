@@ -22,14 +22,15 @@ pub struct Ending {
 
 impl Ca {
     /// The last second at which each profile issues, by its last issuer; sorted by profile.
-    pub fn last_seconds(&self) -> Vec<(&str, &str, DateTime<Utc>)> {
+    pub fn last_seconds(&self) -> Vec<(String, String, DateTime<Utc>)> {
         let mut all: Vec<_> = self
             .profiles
-            .values()
+            .all()
+            .iter()
             .filter_map(|profile| {
                 let issuer = self.issuers.get(profile.issuers().last()?)?;
                 let last = profile.validity.last_start(&issuer.validity);
-                Some((profile.name.as_str(), issuer.name.as_str(), last))
+                Some((profile.name.clone(), issuer.name.clone(), last))
             })
             .collect();
         all.sort_unstable();
@@ -39,15 +40,15 @@ impl Ca {
     /// The profiles that issue for 90 days more at most.
     #[must_use]
     pub fn endings(&self, now: DateTime<Utc>) -> Vec<Ending> {
-        let ending = |(profile, issuer, last): (&str, &str, DateTime<Utc>)| {
+        let ending = |(profile, issuer, last): (String, String, DateTime<Utc>)| {
             let left = last - now;
             let within = ALARM_DAYS.iter().rev();
             let within_days = *within
                 .into_iter()
                 .find(|days| left <= TimeDelta::days(**days))?;
             Some(Ending {
-                profile: profile.to_owned(),
-                issuer: issuer.to_owned(),
+                profile,
+                issuer,
                 last,
                 within_days,
             })

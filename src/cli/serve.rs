@@ -1,4 +1,5 @@
-//! `serve`: the service, until SIGTERM or SIGINT. SIGHUP makes it look at its TLS files at once.
+//! `serve`: the service, until SIGTERM or SIGINT. At SIGHUP it reads its configuration and its TLS
+//! files again.
 //!
 //! After a graceful stop the process leaves at once, without the C libraries' exit handlers: OpenSSL
 //! and PKCS#11 modules take themselves apart there, under threads that may still free what is theirs.
@@ -9,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::app::App;
 use crate::app::privacy;
+use crate::app::supervision;
 use crate::cli::Failure;
 use crate::cli::Global;
 use crate::cli::Outcome;
@@ -28,7 +30,8 @@ pub fn run(global: &Global) -> Outcome {
         LogFormat::Json => Some(true),
         LogFormat::Text => Some(false),
     };
-    let log = telemetry::start(&config.raw.log.level, json).map_err(anyhow::Error::from_boxed)?;
+    let (log, level) =
+        telemetry::start(&config.raw.log.level, json).map_err(anyhow::Error::from_boxed)?;
     privacy::keep_memory_private();
     let runtime = crate::cli::runtime()?;
     runtime.block_on(async {
@@ -36,25 +39,34 @@ pub fn run(global: &Global) -> Outcome {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
-        let app = App::start(config).await.map_err(|error| {
-            let code = match error.downcast_ref() {
-                Some(StartupFault::Database(DbFault::Unavailable(_))) => Failure::DEPENDENCY,
-                _ => 1,
-            };
-            Failure::new(code, error)
-        })?;
+        let app = App::start(config, &global.config, level)
+            .await
+            .map_err(|error| {
+                let code = match error.downcast_ref() {
+                    Some(StartupFault::Database(DbFault::Unavailable(_))) => Failure::DEPENDENCY,
+                    _ => 1,
+                };
+                Failure::new(code, error)
+            })?;
         match app.ready(READY_TIMEOUT).await {
             Ok(()) => tracing::info!("ready"),
             Err(reason) => tracing::error!(reason, "serving, but not able to issue"),
         }
+        supervision::ready("serving");
+        supervision::keep_alive(app.operations);
         loop {
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                _ = hangup.recv() => app.reload(),
+                _ = hangup.recv() => {
+                    supervision::reloading();
+                    app.reload().await;
+                    supervision::ready("serving");
+                }
             }
         }
         tracing::info!("stopping");
+        supervision::stopping();
         app.stop().await;
         Ok::<(), Failure>(())
     })?;

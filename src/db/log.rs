@@ -59,6 +59,9 @@ const STORE_COSIGNATURE: &str = "SELECT store_cosignature($1, $2, $3)";
 
 const MAKE_PARTITIONS: &str = "SELECT make_partitions()";
 
+const BACKUP_AGE: &str =
+    "SELECT extract(epoch FROM clock_timestamp() - max(made_at))::float8 FROM backup";
+
 const NOTE: &str = "SELECT log_note($1, $2)";
 
 /// The log in PostgreSQL.
@@ -247,6 +250,16 @@ impl LogBook for PgLog {
                     .fetch_one(connection)
                     .await?;
                 Ok(made.unsigned_abs())
+            })
+        })
+    }
+
+    fn backup_age(&self) -> PortFuture<'_, Result<Option<Duration>, LedgerFault>> {
+        self.ask(|connection| {
+            Box::pin(async move {
+                let seconds: Option<f64> =
+                    sqlx::query_scalar(BACKUP_AGE).fetch_one(connection).await?;
+                Ok(seconds.and_then(|age| Duration::try_from_secs_f64(age.max(0.0)).ok()))
             })
         })
     }

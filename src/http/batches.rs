@@ -272,7 +272,7 @@ impl Admitted {
         let (sender, parts) = mpsc::channel(PARTS_MAX);
         let taken = self.ca.batches.take_in(intake, profile.slot.clone(), parts);
         let judged = web::block({
-            let profile = Arc::clone(profile);
+            let profile = Arc::clone(&profile);
             move || {
                 let rules = Rules {
                     profile: &profile,
@@ -377,7 +377,7 @@ fn shown(mut response: actix_web::HttpResponseBuilder, batch: Batch) -> HttpResp
     response.json(BatchBody::from(batch))
 }
 
-fn profile<'a>(name: &str, ca: &'a Ca) -> Result<&'a Arc<Profile>, Problem> {
+fn profile(name: &str, ca: &Ca) -> Result<Arc<Profile>, Problem> {
     ca.profiles.get(name).ok_or_else(|| {
         Problem::new(
             Slug::UnknownProfile,
@@ -472,7 +472,7 @@ fn accepted(body: NewBatchBody, ca: &Ca) -> Result<Definition, Problem> {
     }
     let keys = body
         .keys
-        .map(|keys| key_order(keys, profile, ca))
+        .map(|keys| key_order(keys, &profile, ca))
         .transpose()?;
     Ok(Definition {
         profile: profile.name.clone(),

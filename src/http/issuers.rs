@@ -77,9 +77,10 @@ impl IssuerBody {
 /// All profiles.
 #[utoipa::path(get, path = "/v1/profiles", tag = "public", responses((status = 200, body = Vec<ProfileBody>)))]
 pub async fn profiles(ca: Data<Ca>) -> Json<impl Serialize> {
-    let mut profiles: Vec<ProfileBody> = ca
+    let profiles: Vec<ProfileBody> = ca
         .profiles
-        .values()
+        .all()
+        .iter()
         .map(|profile| ProfileBody {
             name: profile.name.clone(),
             issuer: profile.issuer_at(ca.clock.now()).to_owned(),
@@ -102,7 +103,6 @@ pub async fn profiles(ca: Data<Ca>) -> Json<impl Serialize> {
             sha256: hex(&profile.sha256),
         })
         .collect();
-    profiles.sort_by(|a, b| a.name.cmp(&b.name));
     Json(profiles)
 }
 

@@ -1,6 +1,7 @@
 //! `/v1/jitp`: lint a provisioning template, and evaluate a device against one. Nothing is stored.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use actix_web::HttpRequest;
 use actix_web::web;
@@ -125,6 +126,7 @@ pub async fn lint(
 fn report(body: &LintBody, ca: &Ca) -> Result<Report, Problem> {
     let profile = body.profile.as_deref();
     let profile = profile.map(|name| find_profile(ca, name)).transpose()?;
+    let profile = profile.as_deref();
     let (template, mut report) = match (&body.template, profile) {
         (Some(text), _) => JitpTemplate::lint(text),
         (None, Some(profile)) => {
@@ -159,13 +161,17 @@ pub async fn evaluate(
 ) -> Result<Json<impl Serialize>, Problem> {
     let body: EvaluateBody = body::json(&request)?;
     let template;
+    let profile;
     let basis = match (body.template, &body.profile) {
         (Some(text), None) => {
             let parsed = web::block(move || JitpTemplate::parse(&text)).await;
             template = parsed.map_err(internal)??;
             Basis::Template(&template)
         }
-        (None, Some(name)) => Basis::Profile(find_profile(&ca, name)?),
+        (None, Some(name)) => {
+            profile = find_profile(&ca, name)?;
+            Basis::Profile(&profile)
+        }
         _ => return Err(invalid("exactly one of template and profile is needed")),
     };
     let template = match basis {
@@ -230,8 +236,8 @@ async fn attributes(
     }
 }
 
-fn find_profile<'a>(ca: &'a Ca, name: &str) -> Result<&'a Profile, Problem> {
-    ca.profiles.get(name).map(AsRef::as_ref).ok_or_else(|| {
+fn find_profile(ca: &Ca, name: &str) -> Result<Arc<Profile>, Problem> {
+    ca.profiles.get(name).ok_or_else(|| {
         Problem::new(
             Slug::UnknownProfile,
             "there is no profile of this name; /v1/profiles lists them",

@@ -114,6 +114,10 @@ fn operations_answer_and_name_every_metric_of_the_contract() {
         "certfactory_tls_not_after_seconds{file=\"certificate\"}",
         "certfactory_tls_not_after_seconds{file=\"client_ca\"}",
         "certfactory_tls_files_refused 0",
+        "certfactory_configuration_refused 0",
+        "certfactory_configuration_reloads_total{result=\"accepted\"} 0",
+        "certfactory_configuration_at_seconds",
+        "certfactory_backup_age_seconds",
         "process_resident_memory_bytes",
     ] {
         assert!(text.contains(name), "{name} is missing");

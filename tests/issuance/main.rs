@@ -24,6 +24,7 @@ mod log;
 mod orders;
 mod process;
 mod profiles;
+mod reload;
 mod restore;
 mod rotation;
 mod start;

@@ -497,13 +497,10 @@ fn fields(ca: &Ca, given: &[(String, String)]) -> Vec<Field> {
         rare: true,
         ..field(name, label, Input::Text)
     };
-    let sorted = |names: Vec<&String>| {
-        let mut names: Vec<String> = names.into_iter().cloned().collect();
-        names.sort();
-        names
-    };
-    let profiles = sorted(ca.profiles.keys().collect());
-    let issuers = sorted(ca.issuers.keys().collect());
+    let profiles = ca.profiles.all();
+    let profiles = profiles.iter().map(|it| it.name.clone()).collect();
+    let mut issuers: Vec<String> = ca.issuers.keys().cloned().collect();
+    issuers.sort();
     let status = Status::ALL.iter().map(|status| status.as_str()).collect();
     let kinds = vec![
         LeafKind::Device.as_str(),
