@@ -3,6 +3,7 @@
 //! Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 4 refused by policy, 5 a dependency is down.
 
 pub mod audit;
+pub mod backup;
 pub mod batch;
 pub mod benchmark;
 pub mod cert;
@@ -64,6 +65,10 @@ enum Command {
     Dev(dev::DevArguments),
     /// Bring the database to the schema this version knows.
     Migrate,
+    /// Copy the database, and the checkpoint that says what it must hold, into a directory.
+    Backup(backup::BackupArguments),
+    /// Put a backup into an empty database.
+    Restore(backup::RestoreArguments),
     /// Put back what the journal knows and a restored database does not, before the service starts.
     Reconcile(reconcile::ReconcileArguments),
     /// Check configuration, database and HSM, and say what is wrong.
@@ -147,6 +152,8 @@ pub fn run(arguments: Arguments) -> ! {
         Command::Serve => serve::run(&global),
         Command::Dev(arguments) => dev::run(&arguments),
         Command::Migrate => migrate::run(&global),
+        Command::Backup(arguments) => backup::backup(&global, &arguments),
+        Command::Restore(arguments) => backup::restore(&global, &arguments),
         Command::Reconcile(arguments) => reconcile::run(&global, &arguments),
         Command::Doctor => doctor::run(&global),
         Command::Config(command) => config::run(&global, &command),

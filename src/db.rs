@@ -18,6 +18,7 @@
 //!   is frozen or gone, by a watchdog that closes the connection.
 
 pub mod archive;
+pub mod backup;
 pub mod batches;
 pub mod check;
 pub mod config;

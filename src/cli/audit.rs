@@ -23,6 +23,8 @@ use crate::cli::client::Answer;
 use crate::cli::client::Client;
 use crate::cli::client::Connect;
 use crate::cli::signing_key;
+use crate::config::Config;
+use crate::db::config::DbConfig;
 use crate::pki::hex;
 use crate::pki::merkle::Hash;
 use crate::pki::merkle::verify_consistency;
@@ -45,6 +47,16 @@ pub enum AuditCommand {
     Archive(archive::ArchiveArguments),
     /// Make the key that signs checkpoints in its token, at the HSM; write and print its public half.
     LogKey,
+}
+
+/// Holds the database at `database` against the configuration's keys and a checkpoint that was kept.
+pub(super) fn verify_database(
+    global: &Global,
+    config: &Config,
+    database: &DbConfig,
+    previous: &Path,
+) -> Outcome {
+    verify::database(global, config, database, previous)
 }
 
 /// `audit checkpoint`

@@ -80,3 +80,120 @@ fn after_a_restore_and_a_year_the_same_request_gets_the_same_certificate() {
     let next = issued(&station.issue(&Device::p256().request("lightbulb")));
     assert!(next["log_index"].as_u64().unwrap() > logged);
 }
+
+#[test]
+fn a_backup_and_the_journal_bring_everything_back_to_an_empty_server() {
+    let mut own = OwnWorld::running();
+    let station = own.world.client("station-01");
+    let run = |own: &OwnWorld, arguments: &[&str]| {
+        let output = own.world.program(arguments).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.code().unwrap(), printed, said)
+    };
+    let age = |own: &OwnWorld| own.world.metric("certfactory_backup_age_seconds");
+    assert_eq!(age(&own), f64::INFINITY);
+    let before: Vec<Value> = (0..3)
+        .map(|_| Device::p256().request("lightbulb"))
+        .collect();
+    let first: Vec<Response> = before
+        .iter()
+        .map(|body| ask(&station, body, None))
+        .collect();
+    own.world.revoke(&first[0].json(), "keyCompromise");
+    let proved = first[2].json()["log_index"].as_u64().unwrap();
+    let start = std::time::Instant::now();
+    while own
+        .world
+        .sql("SELECT coalesce(max(size), 0) FROM checkpoint")
+        .parse::<u64>()
+        .unwrap()
+        <= proved
+    {
+        assert!(start.elapsed() < seconds(5), "no checkpoint");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+
+    let backup = own.world.dir.join("backup");
+    let backup = backup.to_str().unwrap();
+    let (code, printed, said) = run(&own, &["backup", backup, "--json"]);
+    assert_eq!(code, 0, "{said}");
+    let manifest: Value = serde_json::from_str(&printed).unwrap();
+    assert!(manifest["entries"].as_u64().unwrap() > proved, "{manifest}");
+    assert_eq!(
+        run(&own, &["backup", backup]).0,
+        4,
+        "over one that is there"
+    );
+    let start = std::time::Instant::now();
+    while age(&own) > 60.0 {
+        assert!(start.elapsed() < seconds(20), "the age is not shown");
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+
+    // Released after it, so in the journal only.
+    let after: Vec<Value> = (0..2)
+        .map(|_| Device::p256().request("lightbulb"))
+        .collect();
+    let later: Vec<Response> = after.iter().map(|body| ask(&station, body, None)).collect();
+    own.kill_service();
+    let superuser = |own: &OwnWorld, sql: &str| {
+        let arguments = [
+            "-X",
+            "-q",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-d",
+            "postgres",
+            "-c",
+            sql,
+        ];
+        own.world.postgres("psql", &arguments);
+    };
+    assert_eq!(
+        run(&own, &["restore", backup]).0,
+        4,
+        "over a database that is in use"
+    );
+    superuser(&own, "DROP DATABASE certfactory WITH (FORCE)");
+    superuser(&own, "DROP ROLE certfactory");
+    superuser(&own, "DROP ROLE certfactory_service");
+    superuser(&own, "CREATE DATABASE certfactory OWNER certfactory_owner");
+
+    let dump = own.world.dir.join("backup/database.dump");
+    let good = std::fs::read(&dump).unwrap();
+    let mut damaged = good.clone();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    std::fs::write(&dump, damaged).unwrap();
+    let (code, _, said) = run(&own, &["restore", backup]);
+    assert!(
+        code == 4 && said.contains("database.dump: not the file"),
+        "{said}"
+    );
+    std::fs::write(&dump, good).unwrap();
+    let (code, printed, said) = run(&own, &["restore", "--verify", backup]);
+    assert_eq!(code, 0, "{printed}{said}");
+
+    superuser(
+        &own,
+        "CREATE ROLE certfactory LOGIN IN ROLE certfactory_service",
+    );
+    let (code, said) = own.refused_start();
+    assert!(code != 0 && said.contains("journal"), "{said}");
+    assert_eq!(run(&own, &["reconcile"]).0, 0);
+    own.start_service();
+    own.wait_ready(seconds(15));
+    for (body, first) in before.iter().chain(&after).zip(first.iter().chain(&later)) {
+        let again = ask(&station, body, None);
+        assert_eq!((first.status, again.status), (201, 200), "{again:?}");
+        assert_eq!(again.json()["certificate"], first.json()["certificate"]);
+    }
+    let revoked = first[0].json()["serial_number"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let revoked = station.get(&format!("/v1/certificates/{revoked}")).json();
+    assert_eq!(revoked["status"], "revoked");
+    issued(&station.issue(&Device::p256().request("lightbulb")));
+}

@@ -30,6 +30,7 @@ use crate::cli::audit::read_signed;
 use crate::cli::audit::signed;
 use crate::cli::client::Connect;
 use crate::config::Config;
+use crate::db::config::DbConfig;
 use crate::pki::entry::Entry;
 use crate::pki::hex;
 use crate::pki::issuer::Issuer;
@@ -143,8 +144,30 @@ pub(super) fn run(global: &Global, arguments: &VerifyArguments) -> Outcome {
         };
         summary = check(&bundle, &trust, &mut faults)?;
     }
+    conclude(global, &summary, &faults)
+}
+
+/// Holds the database against the configuration's keys: its log begins with the tree of `previous`,
+/// and its rows are what their entries say.
+pub(super) fn database(
+    global: &Global,
+    config: &Config,
+    database: &DbConfig,
+    previous: &Path,
+) -> Outcome {
+    let mut trust = Trust::of(config)?;
+    trust.previous = Some(read_signed(previous, &trust.log_key)?);
+    let database = database::Database::of(database.clone())?;
+    let mut faults = Faults::default();
+    let mut summary = check(&database, &trust, &mut faults)?;
+    summary.rows = Some(database.rows(&mut faults)?);
+    conclude(global, &summary, &faults)
+}
+
+/// Prints what was looked at and what was found.
+fn conclude(global: &Global, summary: &Summary, faults: &Faults) -> Outcome {
     let count = faults.print();
-    print(global, &summary, count)?;
+    print(global, summary, count)?;
     if count > 0 {
         return Err(anyhow!("{count} faults: this is not the log that was signed").into());
     }

@@ -42,7 +42,11 @@ impl Database {
     /// As the service connects.
     pub(in crate::cli::audit) fn open(global: &Global) -> anyhow::Result<Self> {
         let config = Config::load(&global.config)?;
-        let config = database_config(&config)?;
+        Self::of(database_config(&config)?)
+    }
+
+    /// This one.
+    pub(super) fn of(config: DbConfig) -> anyhow::Result<Self> {
         let runtime = crate::cli::runtime()?;
         let metrics = std::sync::Arc::new(LedgerMetrics::new(&Registry::new())?);
         let log = runtime.block_on(async { PgLog::start(&config, &metrics) })?;

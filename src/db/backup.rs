@@ -1,0 +1,95 @@
+//! What a backup needs of the database beside its dump: how far its log is proved, a row that says
+//! that it was made, and an empty place to put it back.
+
+use sqlx::ConnectOptions;
+use sqlx::Connection;
+use sqlx::PgConnection;
+use sqlx::Row;
+
+use crate::db::config::DbConfig;
+use crate::db::config::Purpose;
+use crate::db::error::DbFault;
+
+const NEWEST: &str = "SELECT c.size, c.note,
+        array(SELECT s.line FROM cosignature s WHERE s.size = c.size ORDER BY s.witness) AS cosignatures
+    FROM checkpoint c ORDER BY c.size DESC LIMIT 1";
+
+/// The newest checkpoint at one moment.
+pub struct Proved {
+    /// Entries of its tree.
+    pub entries: u64,
+    /// The note with all signatures.
+    pub note: String,
+}
+
+/// A backup that was completed.
+pub struct Completed {
+    /// Entries of the log that it holds at least.
+    pub entries: u64,
+    /// Length of the dump.
+    pub octets: u64,
+    /// SHA-256 of the dump.
+    pub sha256: [u8; 32],
+}
+
+async fn connect(owner: &DbConfig) -> Result<PgConnection, DbFault> {
+    Ok(owner.options(Purpose::Command)?.connect().await?)
+}
+
+/// How far the log is proved; `None` before the first checkpoint. Whatever is dumped from now on
+/// holds its entries.
+pub async fn proved(owner: &DbConfig) -> Result<Option<Proved>, DbFault> {
+    let mut connection = connect(owner).await?;
+    let row = sqlx::query(NEWEST).fetch_optional(&mut connection).await?;
+    let Some(row) = row else { return Ok(None) };
+    let size: i64 = row.try_get("size")?;
+    let mut note: String = row.try_get("note")?;
+    for line in row.try_get::<Vec<String>, _>("cosignatures")? {
+        note.push_str(&line);
+        note.push('\n');
+    }
+    Ok(Some(Proved {
+        entries: size.unsigned_abs(),
+        note,
+    }))
+}
+
+/// Says that the backup was made: a row, and with it an entry of the log.
+pub async fn completed(owner: &DbConfig, backup: &Completed) -> Result<(), DbFault> {
+    let mut connection = connect(owner).await?;
+    let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    sqlx::query("INSERT INTO backup (entries, octets, sha256) VALUES ($1, $2, $3)")
+        .bind(number(backup.entries))
+        .bind(number(backup.octets))
+        .bind(&backup.sha256[..])
+        .execute(&mut connection)
+        .await?;
+    connection.close().await?;
+    Ok(())
+}
+
+/// Makes the group role that the dump's rights name, where the server does not have it. `false`, and
+/// nothing is made, when the database is not empty.
+pub async fn make_room(owner: &DbConfig) -> Result<bool, DbFault> {
+    let mut connection = connect(owner).await?;
+    let empty: bool = sqlx::query_scalar(
+        "SELECT NOT EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace)",
+    )
+    .fetch_one(&mut connection)
+    .await?;
+    if !empty {
+        return Ok(false);
+    }
+    let role: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = 'certfactory_service')",
+    )
+    .fetch_one(&mut connection)
+    .await?;
+    if !role {
+        sqlx::query("CREATE ROLE certfactory_service NOLOGIN")
+            .execute(&mut connection)
+            .await?;
+    }
+    connection.close().await?;
+    Ok(true)
+}
