@@ -6,6 +6,7 @@ pub mod audit;
 pub mod backup;
 pub mod batch;
 pub mod benchmark;
+pub mod ceremony;
 pub mod cert;
 pub mod client;
 pub mod config;
@@ -21,6 +22,7 @@ pub mod signing_key;
 pub mod station;
 pub mod witness;
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -76,6 +78,9 @@ enum Command {
     /// Check or show the configuration.
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Keys and CA certificates by a written plan, with a transcript that two people sign.
+    #[command(subcommand)]
+    Ceremony(ceremony::CeremonyCommand),
     /// Issuing CAs.
     #[command(subcommand)]
     Issuer(issuer::IssuerCommand),
@@ -157,6 +162,7 @@ pub fn run(arguments: Arguments) -> ! {
         Command::Reconcile(arguments) => reconcile::run(&global, &arguments),
         Command::Doctor => doctor::run(&global),
         Command::Config(command) => config::run(&global, &command),
+        Command::Ceremony(command) => ceremony::run(&global, &command),
         Command::Issuer(command) => issuer::run(&global, &command),
         Command::Cert(command) => cert::run(&global, &command),
         Command::Order(command) => order::run(&global, &command),
@@ -190,7 +196,11 @@ pub fn load_with_environment(path: &Path) -> Result<Config, Failure> {
 /// PKCS#11 modules read their settings from the environment. A running process cannot change its
 /// own safely, so it starts itself again, once, with the variables that the configuration names.
 pub fn enter_environment(raw: &RawConfig) -> Outcome {
-    let wanted = raw.environment();
+    enter(&raw.environment())
+}
+
+/// The same, for variables that are named elsewhere.
+pub fn enter(wanted: &BTreeMap<String, String>) -> Outcome {
     if wanted
         .iter()
         .all(|(name, value)| std::env::var(name).as_ref() == Ok(value))

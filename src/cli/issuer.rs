@@ -36,7 +36,7 @@ use crate::pki::tbs::ToBeSigned;
 use crate::pki::validity::Validity;
 
 /// What a generation's serialNumber looks like: eight octets of its SHA-256.
-const GENERATION_EXAMPLE: &str = "0123456789abcdef";
+pub(super) const GENERATION_EXAMPLE: &str = "0123456789abcdef";
 
 /// Issuing CAs.
 #[derive(Subcommand)]
@@ -267,7 +267,7 @@ fn show(global: &Global, name: &str) -> Outcome {
 
 /// The subject as given, and a serialNumber from the key: unique for each generation of the CA,
 /// because AWS IoT and every verifier look for an issuer by its name.
-fn generation_subject(
+pub(super) fn generation_subject(
     given: &[(&str, &str)],
     key: &SubjectPublicKeyInfo,
 ) -> anyhow::Result<Subject> {
@@ -276,7 +276,7 @@ fn generation_subject(
     issuer_subject(given, &generation)
 }
 
-fn issuer_subject(given: &[(&str, &str)], generation: &str) -> anyhow::Result<Subject> {
+pub(super) fn issuer_subject(given: &[(&str, &str)], generation: &str) -> anyhow::Result<Subject> {
     let mut values = BTreeMap::new();
     for (kind, value) in given {
         let kind = AttributeType::from_short_name(kind)

@@ -63,22 +63,26 @@ pub(super) fn of_leaf(
 }
 
 /// basicConstraints, keyUsage, SKI, and an AKI equal to it: what a self-signed CA has.
-pub(super) fn of_self_signed_ca(key: &SubjectPublicKeyInfo) -> der::Result<Vec<Extension>> {
-    let mut extensions = of_ca_request()?;
+pub(super) fn of_ca(
+    key: &SubjectPublicKeyInfo,
+    authority_key_identifier: &[u8],
+    path_length: u8,
+) -> der::Result<Vec<Extension>> {
+    let mut extensions = of_ca_request(path_length)?;
     extensions.push(subject_key_identifier(key)?);
-    extensions.push(key_identifier_of_authority(&key.key_identifier())?);
+    extensions.push(key_identifier_of_authority(authority_key_identifier)?);
     Ok(extensions)
 }
 
-/// basicConstraints CA:TRUE with pathLen 0 and keyUsage keyCertSign + cRLSign: what a CA asks of
-/// the root above it. Leaves only below, hence the path length.
-pub(super) fn of_ca_request() -> der::Result<Vec<Extension>> {
+/// basicConstraints CA:TRUE with a path length and keyUsage keyCertSign + cRLSign: what a CA asks of
+/// the root above it, 0 where only leaves are to be below.
+pub(super) fn of_ca_request(path_length: u8) -> der::Result<Vec<Extension>> {
     Ok(vec![
         extension(
             true,
             &BasicConstraints {
                 ca: true,
-                path_len_constraint: Some(0),
+                path_len_constraint: Some(path_length),
             },
         )?,
         extension(true, &KeyUsage(KeyUsages::KeyCertSign | KeyUsages::CRLSign))?,

@@ -147,23 +147,49 @@ pub(super) fn responder_certificate(
     rules.finish()
 }
 
-/// A self-signed CA certificate for `key`.
-pub(super) fn self_signed_ca(der: &[u8], key: &SubjectPublicKeyInfo) -> Result<(), LintFault> {
+/// A CA certificate for `key`, signed by `above`; `None`: by itself.
+pub(super) fn ca(
+    der: &[u8],
+    key: &SubjectPublicKeyInfo,
+    above: Option<&Issuer>,
+    path_length: u8,
+) -> Result<(), LintFault> {
     let tbs = parse(der)?;
     let spki = tbs.subject_public_key_info().to_der().unwrap_or_default();
     let mut rules = Rules::default();
-    rules.common(&tbs, &spki, key, key);
-    rules.hold("RFC 5280 3.2 self-issued", tbs.issuer() == tbs.subject());
+    rules.common(
+        &tbs,
+        &spki,
+        key,
+        above.map_or(key, |above| &above.public_key),
+    );
+    match above {
+        None => rules.hold("RFC 5280 3.2 self-issued", tbs.issuer() == tbs.subject()),
+        Some(above) => {
+            rules.hold(
+                "RFC 5280 4.1.2.4 issuer",
+                encodes_to(tbs.issuer(), &above.subject_der) && tbs.issuer() != tbs.subject(),
+            );
+            rules.hold(
+                "RFC 5280 6.1.3 within the issuer's validity",
+                Validity::from_x509(tbs.validity()).is_some_and(|own| {
+                    own.not_before >= above.validity.not_before
+                        && own.not_after <= above.validity.not_after
+                }),
+            );
+        }
+    }
     let mut extensions = tbs
         .extensions()
         .map(Vec::as_slice)
         .unwrap_or_default()
         .iter();
-    rules.ca_extensions(&mut extensions);
+    rules.ca_extensions(&mut extensions, path_length);
+    let own = key.key_identifier();
     rules.key_identifiers(
         &mut extensions,
-        &key.key_identifier(),
-        &key.key_identifier(),
+        &own,
+        above.map_or(&own, |above| &above.key_identifier),
     );
     rules.hold(
         "RFC 5280 4.2 no other extension",
@@ -195,7 +221,7 @@ pub(super) fn ca_request(
         .and_then(|attribute| attribute.values.iter().next())
         .and_then(|value| value.decode_as::<Vec<Extension>>().ok())
         .unwrap_or_default();
-    rules.ca_extensions(&mut requested.iter());
+    rules.ca_extensions(&mut requested.iter(), 0);
     rules.finish()
 }
 
@@ -365,13 +391,18 @@ impl Rules {
         );
     }
 
-    fn ca_extensions<'a>(&mut self, extensions: &mut impl Iterator<Item = &'a Extension>) {
+    fn ca_extensions<'a>(
+        &mut self,
+        extensions: &mut impl Iterator<Item = &'a Extension>,
+        path_length: u8,
+    ) {
         self.hold(
-            "RFC 5280 4.2.1.9 basicConstraints: critical, CA:TRUE, pathLen 0",
+            "RFC 5280 4.2.1.9 basicConstraints: critical, CA:TRUE, pathLen",
             extensions.next().is_some_and(|found| {
                 is(found, BasicConstraints::OID, true)
-                    && extension::strict::<BasicConstraints>(found)
-                        .is_ok_and(|value| value.ca && value.path_len_constraint == Some(0))
+                    && extension::strict::<BasicConstraints>(found).is_ok_and(|value| {
+                        value.ca && value.path_len_constraint == Some(path_length)
+                    })
             }),
         );
         self.hold(

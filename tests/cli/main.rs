@@ -17,6 +17,7 @@ mod archive;
 mod audit;
 mod batches;
 mod benchmark;
+mod ceremony;
 mod cert;
 mod config;
 mod dev;

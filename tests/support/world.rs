@@ -18,7 +18,7 @@ use super::faults::{family, signal};
 use super::http::Curl;
 use super::tls::{Identity, Use};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_certfactory");
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_certfactory");
 
 /// A development world that runs as long as this process, shared by all tests of a file.
 ///

@@ -8,6 +8,7 @@ use crate::pki::certificate::Signature;
 use crate::pki::certificate::WrongSignature;
 use crate::pki::certificate::assemble;
 use crate::pki::extension;
+use crate::pki::issuer::Issuer;
 use crate::pki::key_policy::SignatureAlgorithm;
 use crate::pki::key_policy::SubjectPublicKeyInfo;
 use crate::pki::lint;
@@ -24,28 +25,46 @@ use x509_cert::request::CertReqInfo;
 use x509_cert::request::ExtensionReq;
 use x509_cert::request::Version;
 
-/// A self-signed CA certificate, complete but for the signature: CA:TRUE with pathLen 0,
-/// keyCertSign and cRLSign.
+/// A CA certificate, complete but for the signature: CA:TRUE with a path length, keyCertSign and
+/// cRLSign.
 pub struct TbsCaCertificate {
     der: Vec<u8>,
-    key: SubjectPublicKeyInfo,
+    /// The key that signs it.
+    signer: SubjectPublicKeyInfo,
 }
 
 impl TbsCaCertificate {
-    /// Builds and lints. The signature algorithm follows the kind of key.
+    /// Self-signed, with only leaves below it. Builds and lints. The signature algorithm follows the
+    /// kind of key.
     pub fn build(
         subject: &Subject,
         key: &SubjectPublicKeyInfo,
         serial: SerialNumber,
         validity: Validity,
     ) -> Result<Self, LintFault> {
+        Self::below(None, subject, key, serial, validity, 0)
+    }
+
+    /// Signed by `above`, within whose validity it must lie; `None`: self-signed. `path_length` is how
+    /// many CAs may be between it and a leaf (RFC 5280 4.2.1.9). Builds and lints.
+    pub fn below(
+        above: Option<&Issuer>,
+        subject: &Subject,
+        key: &SubjectPublicKeyInfo,
+        serial: SerialNumber,
+        validity: Validity,
+        path_length: u8,
+    ) -> Result<Self, LintFault> {
         let name = subject.to_der();
-        let der = extension::of_self_signed_ca(key)
+        let own = key.key_identifier();
+        let signer = above.map_or(key, |above| &above.public_key);
+        let authority = above.map_or(&own[..], |above| &above.key_identifier);
+        let der = extension::of_ca(key, authority, path_length)
             .and_then(|extensions| {
                 Contents {
                     serial,
-                    algorithm: key.algorithm().signature_algorithm(),
-                    issuer: &name,
+                    algorithm: signer.algorithm().signature_algorithm(),
+                    issuer: above.map_or(&name, |above| &above.subject_der),
                     validity,
                     subject: &name,
                     key: key.as_der(),
@@ -54,16 +73,16 @@ impl TbsCaCertificate {
                 .encode()
             })
             .map_err(|error| LintFault::encoding(&error))?;
-        lint::self_signed_ca(&der, key)?;
+        lint::ca(&der, key, above, path_length)?;
         Ok(Self {
             der,
-            key: key.clone(),
+            signer: signer.clone(),
         })
     }
 
-    /// DER of the certificate, if the signature verifies under the key inside.
+    /// DER of the certificate, if the signature verifies under the signer's key.
     pub fn assemble(self, signature: &Signature) -> Result<Vec<u8>, WrongSignature> {
-        assemble(&self.der, &self.key, signature)
+        assemble(&self.der, &self.signer, signature)
     }
 }
 
@@ -75,7 +94,7 @@ impl ToBeSigned for TbsCaCertificate {
     }
 
     fn signature_algorithm(&self) -> SignatureAlgorithm {
-        self.key.algorithm().signature_algorithm()
+        self.signer.algorithm().signature_algorithm()
     }
 }
 
@@ -104,7 +123,7 @@ impl CertificationRequestInfo {
 }
 
 fn encode(subject: &Subject, key: &SubjectPublicKeyInfo) -> der::Result<Vec<u8>> {
-    let extensions = Any::encode_from(&ExtensionReq(extension::of_ca_request()?))?;
+    let extensions = Any::encode_from(&ExtensionReq(extension::of_ca_request(0)?))?;
     let request = Attribute {
         oid: const_oid::db::rfc5912::ID_EXTENSION_REQ,
         values: SetOfVec::try_from(vec![extensions])?,
