@@ -6,6 +6,7 @@ pub mod privacy;
 mod repository;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
@@ -41,6 +42,7 @@ use crate::config::IssuerSection;
 use crate::config::decode_hex;
 use crate::config::secret;
 use crate::db;
+use crate::db::measures::PgMeasures;
 use crate::hsm;
 use crate::http;
 use crate::http::middleware::Around;
@@ -50,12 +52,14 @@ use crate::http::tls::Tls;
 use crate::http::tls::TlsFiles;
 use crate::jobs::batches::BatchRunner;
 use crate::jobs::batches::Running;
+use crate::jobs::measure::Measuring;
 use crate::metrics::BatchMetrics;
 use crate::metrics::HsmMetrics;
 use crate::metrics::HttpMetrics;
 use crate::metrics::IssuanceMetrics;
 use crate::metrics::LedgerMetrics;
 use crate::metrics::LogMetrics;
+use crate::metrics::StateMetrics;
 use crate::metrics::TlsMetrics;
 use crate::pki::entry::LOG_KEY_NAME;
 use crate::pki::key_policy::SignatureAlgorithm;
@@ -124,9 +128,12 @@ impl App {
         let batches = db::batches::PgBatches::start(&database, &ledger_metrics)?;
         let log_book = db::log::PgLog::start(&database, &ledger_metrics)?;
         let log_book: Arc<dyn LogBook> = Arc::new(log_book);
-        let log_shelf = Arc::new(db::log::PgLog::for_readers(&database)?);
+        let log_shelf = db::log::PgLog::for_readers(&database)?;
+        let log_shelf = Arc::new(log_shelf.counted("log_readers", &ledger_metrics));
         let log = log::open(&config, log_book.as_ref()).await?;
-        let archive = Arc::new(db::archive::PgArchive::new(&database)?);
+        let archive = db::archive::PgArchive::new(&database)?;
+        let archive = archive.counted("archive", &ledger_metrics);
+        let searches = archive.clone();
         // Of their own: no search, however slow, keeps a disabled station's row from being read.
         let watch = db::config::DbConfig {
             archive_connections_max: 2,
@@ -166,7 +173,7 @@ impl App {
             log: Arc::clone(&log.watch),
             stations: station_issuing(&config),
             ledger: ledger as Arc<dyn Ledger>,
-            archive: archive as Arc<dyn Archive>,
+            archive: Arc::new(archive),
             clock_watch: ClockWatch::new(config.clock_difference_max, clock.now()),
             clock,
             metrics: issuance.clone(),
@@ -187,6 +194,15 @@ impl App {
         tokio::spawn(keep_warning(ca.clone()));
         tokio::spawn(keep_making_partitions(ca.clone()));
         tokio::spawn(keep_comparing_clocks(ca.clone(), watch));
+
+        let measuring = Measuring {
+            ca: ca.clone(),
+            archive: searches,
+            book: PgMeasures::new(&database)?,
+            directories: directories(&config),
+            metrics: StateMetrics::new(&registry)?,
+        };
+        measuring.start();
 
         let batches = batch_runner(&config, &ca, &registry)?;
         let flights = Arc::new(Flights::default());
@@ -284,6 +300,16 @@ fn show_ends(config: &Config, issuance: &IssuanceMetrics) {
         let gauge = issuance.issuer_not_after.with_label_values(&[&issuer.name]);
         gauge.set(issuer.validity.not_after.timestamp());
     }
+}
+
+/// Where the service writes.
+fn directories(config: &Config) -> Vec<(&'static str, PathBuf)> {
+    let audit = config.raw.audit.as_ref();
+    let journal = audit.and_then(|audit| audit.journal.as_ref());
+    let journal = journal.map(|journal| ("journal", journal.directory.clone()));
+    let batches = config.raw.batches.as_ref();
+    let batches = batches.map(|batches| ("batches", batches.directory.clone()));
+    journal.into_iter().chain(batches).collect()
 }
 
 /// Works on batches, where they are taken.

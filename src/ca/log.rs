@@ -291,6 +291,17 @@ impl LogWatch {
         *fault = reason;
     }
 
+    /// What stands against issuing in this part.
+    #[must_use]
+    pub fn fault(&self, part: LogPart) -> Option<String> {
+        let faults = self.faults();
+        match part {
+            LogPart::Journal => faults.journal.clone(),
+            LogPart::Tree => faults.tree.clone(),
+            LogPart::Outside => faults.outside.clone(),
+        }
+    }
+
     /// `Err(reason)` when nothing may be issued.
     pub fn ready(&self) -> Result<(), String> {
         let faults = self.faults();

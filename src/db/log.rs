@@ -79,7 +79,7 @@ impl PgLog {
         // Of its own: what the log is not told keeps nothing else from working.
         let vitals = Arc::new(Vitals::new(&[Note::LANE], metrics.notes_up.clone()));
         Ok(Self {
-            reader: PgArchive::for_purpose(&own, Purpose::Log)?,
+            reader: PgArchive::for_purpose(&own, Purpose::Log)?.counted("log", metrics),
             notes: Some(Lane::start(options, vitals, Arc::clone(metrics))),
         })
     }
@@ -95,6 +95,15 @@ impl PgLog {
             reader: PgArchive::for_purpose(&own, Purpose::Log)?,
             notes: None,
         })
+    }
+
+    /// The same, counted as `pool` when no connection becomes free in time.
+    #[must_use]
+    pub fn counted(self, pool: &str, metrics: &LedgerMetrics) -> Self {
+        Self {
+            reader: self.reader.counted(pool, metrics),
+            ..self
+        }
     }
 
     /// Runs `work` on a connection of the log's own; again, when the server has just come back.
