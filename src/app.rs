@@ -188,22 +188,8 @@ impl App {
                 .context("reading the principals")?,
         );
         let shelf = repository::publish(&config, &database, &ca, &registry).await?;
-        tokio::spawn(keep_principals(watch.clone(), principals.clone()));
-        tokio::spawn(keep_recovering(ca.clone()));
-        tokio::spawn(keep_recounting(ca.clone()));
-        tokio::spawn(keep_warning(ca.clone()));
-        tokio::spawn(keep_making_partitions(ca.clone()));
-        tokio::spawn(keep_comparing_clocks(ca.clone(), watch));
-
-        let measuring = Measuring {
-            ca: ca.clone(),
-            archive: searches,
-            book: PgMeasures::new(&database)?,
-            directories: directories(&config),
-            metrics: StateMetrics::new(&registry)?,
-        };
-        measuring.start();
-
+        keep(&ca, watch, &principals);
+        measure(&config, &database, &ca, searches, &registry)?;
         let batches = batch_runner(&config, &ca, &registry)?;
         let flights = Arc::new(Flights::default());
         let around = Data::new(Around {
@@ -300,6 +286,35 @@ fn show_ends(config: &Config, issuance: &IssuanceMetrics) {
         let gauge = issuance.issuer_not_after.with_label_values(&[&issuer.name]);
         gauge.set(issuer.validity.not_after.timestamp());
     }
+}
+
+/// What goes on as long as the service does.
+fn keep(ca: &Arc<Ca>, watch: Arc<dyn Archive>, principals: &Data<Principals>) {
+    tokio::spawn(keep_principals(watch.clone(), principals.clone()));
+    tokio::spawn(keep_recovering(ca.clone()));
+    tokio::spawn(keep_recounting(ca.clone()));
+    tokio::spawn(keep_warning(ca.clone()));
+    tokio::spawn(keep_making_partitions(ca.clone()));
+    tokio::spawn(keep_comparing_clocks(ca.clone(), watch));
+}
+
+/// Measures what nobody counts.
+fn measure(
+    config: &Config,
+    database: &db::config::DbConfig,
+    ca: &Arc<Ca>,
+    searches: db::archive::PgArchive,
+    registry: &Registry,
+) -> anyhow::Result<()> {
+    let measuring = Measuring {
+        ca: Arc::clone(ca),
+        archive: searches,
+        book: PgMeasures::new(database)?,
+        directories: directories(config),
+        metrics: StateMetrics::new(registry)?,
+    };
+    measuring.start();
+    Ok(())
 }
 
 /// Where the service writes.

@@ -233,7 +233,7 @@ pub struct LedgerMetrics {
     pub up: IntGauge,
     /// `certfactory_log_notes_up`
     pub notes_up: IntGauge,
-    /// `certfactory_database_pool_timeouts_total{pool}`: archive, log, log_readers
+    /// `certfactory_database_pool_timeouts_total{pool}`: `archive`, `log`, `log_readers`
     pub pool_timeouts: IntCounterVec,
 }
 

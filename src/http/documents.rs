@@ -66,7 +66,7 @@ pub async fn runbooks() -> HttpResponse {
     for (slug, page) in RUNBOOKS {
         let title = page.lines().next().unwrap_or_default();
         let title = title.trim_start_matches("# ");
-        text.push_str(&format!("- [{title}](/runbooks/{slug})\n"));
+        text.extend(["- [", title, "](/runbooks/", slug, ")\n"]);
     }
     markdown(text)
 }

@@ -259,7 +259,7 @@ fn prometheus_answers_every_dashboard_and_rule_and_each_drill_raises_exactly_wha
     // The database stops: longer than the clock is trusted without it.
     own.stop_postgres("fast");
     let expected = raised_when("the database stops");
-    assert_raises(&prometheus, &expected, Duration::from_secs(18));
+    assert_raises(&prometheus, &expected, Duration::from_secs(19));
     assert_helpful(&prometheus, &own);
     own.start_postgres();
     own.wait_ready(Duration::from_secs(5));
@@ -269,7 +269,7 @@ fn prometheus_answers_every_dashboard_and_rule_and_each_drill_raises_exactly_wha
     token_away(&own, true);
     own.wait_not_ready("\"hsm\"", Duration::from_secs(5));
     let expected = raised_when("the HSM goes away");
-    assert_raises(&prometheus, &expected, Duration::from_secs(9));
+    assert_raises(&prometheus, &expected, Duration::from_secs(8));
     assert_helpful(&prometheus, &own);
     token_away(&own, false);
     own.wait_ready(Duration::from_secs(10));

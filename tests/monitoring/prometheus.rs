@@ -21,12 +21,12 @@ pub struct Prometheus {
     _directory: TempDir,
 }
 
-/// The rules with shorter times: windows of ten seconds, and two seconds instead of what an alert waits. Where it
+/// The rules with shorter times: windows of five seconds, and two seconds instead of what an alert waits. Where it
 /// waits five minutes and more it still waits longer than a window, or a passing moment would be an alert.
 fn hurried(rules: &str) -> String {
     let windows = Regex::new(r"\[\d+[mh]\]").unwrap();
     let waits = Regex::new(r"for: (\w+)").unwrap();
-    let hurried = windows.replace_all(rules, "[10s]");
+    let hurried = windows.replace_all(rules, "[5s]");
     let hurried = waits.replace_all(&hurried, |found: &regex::Captures| match &found[1] {
         "15s" | "30s" | "1m" | "2m" | "15m" => "for: 2s",
         "5m" | "10m" | "1h" => "for: 15s",
