@@ -9,6 +9,7 @@ pub mod supervision;
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
@@ -47,6 +48,7 @@ use crate::config::IssuerSection;
 use crate::config::decode_hex;
 use crate::config::secret;
 use crate::db;
+use crate::db::measures::PgMeasures;
 use crate::hsm;
 use crate::http;
 use crate::http::middleware::Around;
@@ -56,7 +58,7 @@ use crate::http::tls::Tls;
 use crate::http::tls::TlsFiles;
 use crate::jobs::batches::BatchRunner;
 use crate::jobs::batches::Running;
-use crate::metrics::BackupMetrics;
+use crate::jobs::measure::Measuring;
 use crate::metrics::BatchMetrics;
 use crate::metrics::HsmMetrics;
 use crate::metrics::HttpMetrics;
@@ -64,6 +66,7 @@ use crate::metrics::IssuanceMetrics;
 use crate::metrics::LedgerMetrics;
 use crate::metrics::LogMetrics;
 use crate::metrics::ReloadMetrics;
+use crate::metrics::StateMetrics;
 use crate::metrics::TlsMetrics;
 use crate::pki::entry::LOG_KEY_NAME;
 use crate::pki::key_policy::SignatureAlgorithm;
@@ -77,8 +80,6 @@ const RECOUNT_EVERY: Duration = Duration::from_secs(10);
 /// How often room is made ahead in the ledger and its log: a partition of the log is full after some
 /// minutes at the highest rate, and four are ahead.
 const MAKE_PARTITIONS_EVERY: Duration = Duration::from_mins(1);
-/// How often the age of the last backup is shown.
-const SHOW_BACKUPS_EVERY: Duration = Duration::from_secs(15);
 /// How often open intents are looked for.
 const RECOVER_EVERY: Duration = Duration::from_millis(500);
 /// How often the service's clock is held against the database's.
@@ -139,9 +140,12 @@ impl App {
         let batches = db::batches::PgBatches::start(&database, &ledger_metrics)?;
         let log_book = db::log::PgLog::start(&database, &ledger_metrics)?;
         let log_book: Arc<dyn LogBook> = Arc::new(log_book);
-        let log_shelf = Arc::new(db::log::PgLog::for_readers(&database)?);
+        let log_shelf = db::log::PgLog::for_readers(&database)?;
+        let log_shelf = Arc::new(log_shelf.counted("log_readers", &ledger_metrics));
         let log = log::open(&config, log_book.as_ref()).await?;
-        let archive = Arc::new(db::archive::PgArchive::new(&database)?);
+        let archive = db::archive::PgArchive::new(&database)?;
+        let archive = archive.counted("archive", &ledger_metrics);
+        let searches = archive.clone();
         // Of their own: no search, however slow, keeps a disabled station's row from being read.
         let watch = db::config::DbConfig {
             archive_connections_max: 2,
@@ -177,7 +181,7 @@ impl App {
             log: Arc::clone(&log.watch),
             stations: station_issuing(&config),
             ledger: ledger as Arc<dyn Ledger>,
-            archive: archive as Arc<dyn Archive>,
+            archive: Arc::new(archive),
             clock_watch: ClockWatch::new(config.clock_difference_max, clock.now()),
             clock,
             metrics: issuance.clone(),
@@ -194,17 +198,8 @@ impl App {
         );
         let shelf = repository::publish(&config, &database, &ca, &registry).await?;
         let (known, known_from) = (principals.clone(), watch.clone());
-        tokio::spawn(keep_principals(watch.clone(), principals.clone()));
-        tokio::spawn(keep_recovering(ca.clone()));
-        tokio::spawn(keep_recounting(ca.clone()));
-        tokio::spawn(keep_warning(ca.clone()));
-        tokio::spawn(keep_making_partitions(ca.clone()));
-        tokio::spawn(keep_showing_backups(
-            ca.clone(),
-            BackupMetrics::new(&registry)?,
-        ));
-        tokio::spawn(keep_comparing_clocks(ca.clone(), watch));
-
+        keep(&ca, watch, &principals);
+        measure(&config, &database, &ca, searches, &registry)?;
         let batches = batch_runner(&config, &ca, &registry)?;
         let flights = Arc::new(Flights::default());
         let around = Data::new(Around {
@@ -315,6 +310,45 @@ fn show_ends(config: &Config, issuance: &IssuanceMetrics) {
     }
 }
 
+/// What goes on as long as the service does.
+fn keep(ca: &Arc<Ca>, watch: Arc<dyn Archive>, principals: &Data<Principals>) {
+    tokio::spawn(keep_principals(watch.clone(), principals.clone()));
+    tokio::spawn(keep_recovering(ca.clone()));
+    tokio::spawn(keep_recounting(ca.clone()));
+    tokio::spawn(keep_warning(ca.clone()));
+    tokio::spawn(keep_making_partitions(ca.clone()));
+    tokio::spawn(keep_comparing_clocks(ca.clone(), watch));
+}
+
+/// Measures what nobody counts.
+fn measure(
+    config: &Config,
+    database: &db::config::DbConfig,
+    ca: &Arc<Ca>,
+    searches: db::archive::PgArchive,
+    registry: &Registry,
+) -> anyhow::Result<()> {
+    let measuring = Measuring {
+        ca: Arc::clone(ca),
+        archive: searches,
+        book: PgMeasures::new(database)?,
+        directories: directories(config),
+        metrics: StateMetrics::new(registry)?,
+    };
+    measuring.start();
+    Ok(())
+}
+
+/// Where the service writes.
+fn directories(config: &Config) -> Vec<(&'static str, PathBuf)> {
+    let audit = config.raw.audit.as_ref();
+    let journal = audit.and_then(|audit| audit.journal.as_ref());
+    let journal = journal.map(|journal| ("journal", journal.directory.clone()));
+    let batches = config.raw.batches.as_ref();
+    let batches = batches.map(|batches| ("batches", batches.directory.clone()));
+    journal.into_iter().chain(batches).collect()
+}
+
 /// Works on batches, where they are taken.
 fn batch_runner(
     config: &Config,
@@ -406,17 +440,6 @@ async fn keep_making_partitions(ca: Arc<Ca>) {
             Err(fault) => tracing::warn!(%fault, "made no partitions"),
         }
         tokio::time::sleep(MAKE_PARTITIONS_EVERY).await;
-    }
-}
-
-async fn keep_showing_backups(ca: Arc<Ca>, metrics: BackupMetrics) {
-    loop {
-        // While the database is down the last answer stands: an alarm of its own says so.
-        if let Ok(age) = ca.log_book.backup_age().await {
-            let seconds = age.map_or(f64::INFINITY, |age| age.as_secs_f64());
-            metrics.age.set(seconds);
-        }
-        tokio::time::sleep(SHOW_BACKUPS_EVERY).await;
     }
 }
 

@@ -26,6 +26,7 @@ pub mod crls;
 pub mod error;
 pub mod ledger;
 pub mod log;
+pub mod measures;
 pub mod migrate;
 pub mod parts;
 pub mod principals;

@@ -204,6 +204,7 @@ impl Hsm {
             key: Arc::clone(key),
             message,
             purpose,
+            queued_at: Instant::now(),
             deadline,
             reply: Some(reply),
             recovered: false,

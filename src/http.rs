@@ -131,6 +131,7 @@ pub fn api(config: &mut ServiceConfig) {
         .service(postable("/v1/jitp/evaluate").route(web::post().to(jitp::evaluate)))
         .service(readable("/problems/{slug}").route(web::get().to(documents::problem_page)))
         .service(readable("/manual/{page}").route(web::get().to(documents::manual_page)))
+        .configure(runbook_routes)
         .service(readable("/openapi.json").route(web::get().to(documents::openapi)))
         .service(readable("/docs").route(web::get().to(documents::docs_redirect)))
         .service(documents::swagger_ui())
@@ -198,9 +199,18 @@ fn page_routes(config: &mut ServiceConfig) {
         );
 }
 
+/// On both listeners: whoever is called looks where the alert points, or where the line asks.
+fn runbook_routes(config: &mut ServiceConfig) {
+    config
+        .service(readable("/runbooks").route(web::get().to(documents::runbooks_redirect)))
+        .service(readable("/runbooks/").route(web::get().to(documents::runbooks)))
+        .service(readable("/runbooks/{slug}").route(web::get().to(documents::runbook_page)));
+}
+
 /// The operations listener's routes.
 pub fn operations(config: &mut ServiceConfig) {
     config
+        .configure(runbook_routes)
         .service(readable("/metrics").route(web::get().to(ops::metrics)))
         .service(readable("/livez").route(web::get().to(ops::livez)))
         .service(readable("/readyz").route(web::get().to(ops::readyz)))
@@ -306,7 +316,9 @@ fn not_allowed(allow: &'static str) -> Result<HttpResponse, Problem> {
         issuers::verification::issue,
         jitp::lint,
         jitp::evaluate,
-        documents::problem_page
+        documents::problem_page,
+        documents::runbooks,
+        documents::runbook_page
     ),
     tags((name = "certificates"), (name = "orders"), (name = "batches"), (name = "audit"), (name = "stations"), (name = "public"), (name = "jitp"))
 )]

@@ -1,5 +1,5 @@
 //! The manual: part of this documentation, and served at `/manual`, because a factory network has
-//! no internet.
+//! no internet. And the runbooks, served at `/runbooks`.
 
 #![allow(clippy::doc_markdown, reason = "the pages are prose")]
 
@@ -24,6 +24,131 @@ pub const PAGES: &[(&str, &str)] = &[
 
 /// A `## slug` section for each problem.
 pub const PROBLEMS: &str = include_str!("manual/problems.md");
+
+/// What the list of runbooks begins with.
+pub const RUNBOOKS_INTRODUCTION: &str = include_str!("../deploy/runbooks/README.md");
+
+/// Runbooks: a page for each alert and each problem that is the service's own.
+pub const RUNBOOKS: &[(&str, &str)] = &[
+    (
+        "backup-old",
+        include_str!("../deploy/runbooks/backup-old.md"),
+    ),
+    (
+        "batch-stalled",
+        include_str!("../deploy/runbooks/batch-stalled.md"),
+    ),
+    (
+        "clock-untrusted",
+        include_str!("../deploy/runbooks/clock-untrusted.md"),
+    ),
+    ("crl-late", include_str!("../deploy/runbooks/crl-late.md")),
+    (
+        "database-pool-exhausted",
+        include_str!("../deploy/runbooks/database-pool-exhausted.md"),
+    ),
+    (
+        "database-unavailable",
+        include_str!("../deploy/runbooks/database-unavailable.md"),
+    ),
+    (
+        "database-unreachable",
+        include_str!("../deploy/runbooks/database-unreachable.md"),
+    ),
+    (
+        "disk-nearly-full",
+        include_str!("../deploy/runbooks/disk-nearly-full.md"),
+    ),
+    (
+        "error-budget-burn",
+        include_str!("../deploy/runbooks/error-budget-burn.md"),
+    ),
+    (
+        "hsm-key-unusable",
+        include_str!("../deploy/runbooks/hsm-key-unusable.md"),
+    ),
+    (
+        "hsm-pin-refused",
+        include_str!("../deploy/runbooks/hsm-pin-refused.md"),
+    ),
+    (
+        "hsm-queue-wait",
+        include_str!("../deploy/runbooks/hsm-queue-wait.md"),
+    ),
+    (
+        "hsm-token-unreachable",
+        include_str!("../deploy/runbooks/hsm-token-unreachable.md"),
+    ),
+    (
+        "hsm-unavailable",
+        include_str!("../deploy/runbooks/hsm-unavailable.md"),
+    ),
+    ("internal", include_str!("../deploy/runbooks/internal.md")),
+    (
+        "issuance-slow",
+        include_str!("../deploy/runbooks/issuance-slow.md"),
+    ),
+    (
+        "issuer-expired",
+        include_str!("../deploy/runbooks/issuer-expired.md"),
+    ),
+    (
+        "issuer-expires",
+        include_str!("../deploy/runbooks/issuer-expires.md"),
+    ),
+    (
+        "journal-not-writable",
+        include_str!("../deploy/runbooks/journal-not-writable.md"),
+    ),
+    (
+        "log-checkpoint-late",
+        include_str!("../deploy/runbooks/log-checkpoint-late.md"),
+    ),
+    (
+        "log-halted",
+        include_str!("../deploy/runbooks/log-halted.md"),
+    ),
+    (
+        "log-unavailable",
+        include_str!("../deploy/runbooks/log-unavailable.md"),
+    ),
+    (
+        "order-nearly-used-up",
+        include_str!("../deploy/runbooks/order-nearly-used-up.md"),
+    ),
+    (
+        "overloaded",
+        include_str!("../deploy/runbooks/overloaded.md"),
+    ),
+    (
+        "partition-missing",
+        include_str!("../deploy/runbooks/partition-missing.md"),
+    ),
+    (
+        "profile-ends",
+        include_str!("../deploy/runbooks/profile-ends.md"),
+    ),
+    (
+        "server-certificate-expires",
+        include_str!("../deploy/runbooks/server-certificate-expires.md"),
+    ),
+    (
+        "service-down",
+        include_str!("../deploy/runbooks/service-down.md"),
+    ),
+    (
+        "tls-files-refused",
+        include_str!("../deploy/runbooks/tls-files-refused.md"),
+    ),
+    (
+        "witness-late",
+        include_str!("../deploy/runbooks/witness-late.md"),
+    ),
+    (
+        "witness-refuses",
+        include_str!("../deploy/runbooks/witness-refuses.md"),
+    ),
+];
 
 #[doc = include_str!("manual/issuance.md")]
 pub mod issuance {}

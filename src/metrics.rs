@@ -140,12 +140,18 @@ impl IssuanceMetrics {
 pub struct HsmMetrics {
     /// `certfactory_hsm_up{issuer}`: 1 when the issuer's key has proved itself and signs
     pub up: IntGaugeVec,
+    /// `certfactory_hsm_token_up{hsm}`
+    pub token_up: IntGaugeVec,
+    /// `certfactory_hsm_pin_refused{hsm}`
+    pub pin_refused: IntGaugeVec,
     /// `certfactory_hsm_sign_seconds{issuer}`: the `C_Sign` call alone
     pub sign_seconds: HistogramVec,
     /// `certfactory_hsm_sessions{state}`: open, busy
     pub sessions: IntGaugeVec,
     /// `certfactory_hsm_queue_depth`
     pub queue_depth: IntGauge,
+    /// `certfactory_hsm_queue_seconds`
+    pub queue_seconds: Histogram,
     /// `certfactory_hsm_reopens_total{level}`: session, login, module
     pub reopens: IntCounterVec,
     /// `certfactory_hsm_calls_total{purpose}`: `C_Sign` calls for certificates, challenges, probes,
@@ -162,6 +168,18 @@ impl HsmMetrics {
                 "certfactory_hsm_up",
                 "1 when the issuer's key has proved itself and signs.",
                 &["issuer"],
+            )?,
+            token_up: gauges(
+                r,
+                "certfactory_hsm_token_up",
+                "1 while the token is open: found, logged in to, answering.",
+                &["hsm"],
+            )?,
+            pin_refused: gauges(
+                r,
+                "certfactory_hsm_pin_refused",
+                "1 when the token refused the PIN, which is not tried again before a restart.",
+                &["hsm"],
             )?,
             sign_seconds: histograms(
                 r,
@@ -182,6 +200,12 @@ impl HsmMetrics {
                     "certfactory_hsm_queue_depth",
                     "Signatures waiting for a session.",
                 ),
+            )?,
+            queue_seconds: histogram(
+                r,
+                "certfactory_hsm_queue_seconds",
+                "How long a signature waited for a session.",
+                SECONDS,
             )?,
             reopens: counters(
                 r,
@@ -209,6 +233,8 @@ pub struct LedgerMetrics {
     pub up: IntGauge,
     /// `certfactory_log_notes_up`
     pub notes_up: IntGauge,
+    /// `certfactory_database_pool_timeouts_total{pool}`: `archive`, `log`, `log_readers`
+    pub pool_timeouts: IntCounterVec,
 }
 
 impl LedgerMetrics {
@@ -237,6 +263,12 @@ impl LedgerMetrics {
                     "certfactory_log_notes_up",
                     "1 when events without a row of their own can be told to the log.",
                 ),
+            )?,
+            pool_timeouts: counters(
+                r,
+                "certfactory_database_pool_timeouts_total",
+                "Readings given up, since no connection of their pool (archive, log, log_readers) became free in time.",
+                &["pool"],
             )?,
         })
     }
@@ -285,7 +317,7 @@ impl LogMetrics {
             witness_at: gauges(
                 r,
                 "certfactory_log_witness_timestamp_seconds",
-                "When the witness last co-signed, Unix time.",
+                "When the witness last co-signed, Unix time; of one that has not since the service started, that time.",
                 &["witness"],
             )?,
             witness_refused: counters(
@@ -455,27 +487,6 @@ impl BatchMetrics {
     }
 }
 
-/// Backups, as the database tells of them.
-pub struct BackupMetrics {
-    /// `certfactory_backup_age_seconds`
-    pub age: Gauge,
-}
-
-impl BackupMetrics {
-    /// Registers the metric of backups: infinite until one is known.
-    pub fn new(r: &Registry) -> prometheus::Result<Self> {
-        let age = registered(
-            r,
-            Gauge::new(
-                "certfactory_backup_age_seconds",
-                "Seconds since the last backup was completed; infinite before the first.",
-            ),
-        )?;
-        age.set(f64::INFINITY);
-        Ok(Self { age })
-    }
-}
-
 /// The configuration, read again while the service runs.
 pub struct ReloadMetrics {
     /// `certfactory_configuration_refused`
@@ -513,6 +524,122 @@ impl ReloadMetrics {
                     "certfactory_configuration_at_seconds",
                     "When the configuration in force was read, Unix time.",
                 ),
+            )?,
+        })
+    }
+}
+
+/// What nobody counts while it happens, and is looked at now and then.
+pub struct StateMetrics {
+    /// `certfactory_clock_trusted`
+    pub clock_trusted: IntGauge,
+    /// `certfactory_clock_ahead_seconds`
+    pub clock_ahead: Gauge,
+    /// `certfactory_log_part_up{part}`: `journal`, `tree`, `outside`
+    pub log_part_up: IntGaugeVec,
+    /// `certfactory_directory_free_bytes{directory}`: `batches`, `journal`
+    pub directory_free: IntGaugeVec,
+    /// `certfactory_directory_size_bytes{directory}`
+    pub directory_size: IntGaugeVec,
+    /// `certfactory_database_connections{state}`: `busy`, `idle`
+    pub connections: IntGaugeVec,
+    /// `certfactory_database_connections_max`
+    pub connections_max: IntGauge,
+    /// `certfactory_orders{state}`: `open`, `used_up`
+    pub orders: IntGaugeVec,
+    /// `certfactory_order_devices{state}`: `ordered`, `issued`, `confirmed`, `scrapped`, `remaining`
+    pub order_devices: IntGaugeVec,
+    /// `certfactory_order_used_ratio_max`
+    pub order_used_max: Gauge,
+    /// `certfactory_partition_months_ahead{table}`: `intent`, `outcome`
+    pub partition_months: IntGaugeVec,
+    /// `certfactory_partition_log_entries_ahead`
+    pub partition_entries: IntGauge,
+    /// `certfactory_partition_default_bytes{table}`: `intent`, `outcome`, `log_entry`
+    pub partition_default: IntGaugeVec,
+    /// `certfactory_backup_age_seconds`
+    pub backup_age: Gauge,
+}
+
+impl StateMetrics {
+    /// Registers them.
+    pub fn new(r: &Registry) -> prometheus::Result<Self> {
+        let gauge = |name: &str, help: &str| registered(r, IntGauge::new(name, help));
+        let measure = |name: &str, help: &str| registered(r, Gauge::new(name, help));
+        let backup_age = measure(
+            "certfactory_backup_age_seconds",
+            "Seconds since the last backup was completed; infinite before the first.",
+        )?;
+        backup_age.set(f64::INFINITY);
+        Ok(Self {
+            backup_age,
+            clock_trusted: gauge(
+                "certfactory_clock_trusted",
+                "1 while certificates may be dated by the service's clock.",
+            )?,
+            clock_ahead: measure(
+                "certfactory_clock_ahead_seconds",
+                "How far the service's clock was ahead of the database's when they were last compared.",
+            )?,
+            log_part_up: gauges(
+                r,
+                "certfactory_log_part_up",
+                "0 while this part of the log keeps the service from issuing: journal, tree (0: the log is halted), outside (0: no witness for too long).",
+                &["part"],
+            )?,
+            directory_free: gauges(
+                r,
+                "certfactory_directory_free_bytes",
+                "Octets that the service may still write where this directory is: batches, journal.",
+                &["directory"],
+            )?,
+            directory_size: gauges(
+                r,
+                "certfactory_directory_size_bytes",
+                "Octets of the file system that this directory is on.",
+                &["directory"],
+            )?,
+            connections: gauges(
+                r,
+                "certfactory_database_connections",
+                "Connections for searches and downloads, by state: busy, idle.",
+                &["state"],
+            )?,
+            connections_max: gauge(
+                "certfactory_database_connections_max",
+                "Connections that searches and downloads may have.",
+            )?,
+            orders: gauges(
+                r,
+                "certfactory_orders",
+                "Work orders that are not closed: open (a device may still be certified), used_up.",
+                &["state"],
+            )?,
+            order_devices: gauges(
+                r,
+                "certfactory_order_devices",
+                "Devices of work orders that are not closed: ordered, issued, confirmed, scrapped, remaining.",
+                &["state"],
+            )?,
+            order_used_max: measure(
+                "certfactory_order_used_ratio_max",
+                "Share that is used of the work order that is used most and not used up.",
+            )?,
+            partition_months: gauges(
+                r,
+                "certfactory_partition_months_ahead",
+                "Months after this one that have their partition; -1: not even this one has.",
+                &["table"],
+            )?,
+            partition_entries: gauge(
+                "certfactory_partition_log_entries_ahead",
+                "Entries of the log for which there are partitions.",
+            )?,
+            partition_default: gauges(
+                r,
+                "certfactory_partition_default_bytes",
+                "Octets of the default partition, which holds what no partition was made for: 0.",
+                &["table"],
             )?,
         })
     }

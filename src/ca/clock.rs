@@ -116,6 +116,11 @@ impl Ca {
         Ok(())
     }
 
+    /// How far the service's clock was ahead of the database's when they were last compared.
+    pub fn clock_ahead(&self) -> TimeDelta {
+        self.clock_watch.seen().ahead
+    }
+
     /// The time of day, or why there is none to be had.
     pub fn clock_trusted(&self) -> Result<DateTime<Utc>, String> {
         let now = self.clock.now();

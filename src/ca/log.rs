@@ -88,9 +88,6 @@ pub trait LogBook: Send + Sync {
     /// Appends entries for what has no row of its own.
     fn note(&self, note: Note) -> PortFuture<'_, Result<(), LedgerFault>>;
 
-    /// How long ago the last backup was made, by the database's clock; `None`: there was none.
-    fn backup_age(&self) -> PortFuture<'_, Result<Option<Duration>, LedgerFault>>;
-
     /// Makes partitions ahead, of ledger and log, where they are not there yet. How many it made.
     fn make_partitions(&self) -> PortFuture<'_, Result<u32, LedgerFault>>;
 
@@ -308,6 +305,17 @@ impl LogWatch {
             tracing::info!(?part, "works again");
         }
         *fault = reason;
+    }
+
+    /// What stands against issuing in this part.
+    #[must_use]
+    pub fn fault(&self, part: LogPart) -> Option<String> {
+        let faults = self.faults();
+        match part {
+            LogPart::Journal => faults.journal.clone(),
+            LogPart::Tree => faults.tree.clone(),
+            LogPart::Outside => faults.outside.clone(),
+        }
     }
 
     /// `Err(reason)` when nothing may be issued.

@@ -131,7 +131,9 @@ fn carry_out(arguments: &RunArguments) -> Outcome {
     let outcome = ceremony.all();
     // Also of one that stopped half-way: what it made is in the tokens.
     let failed = outcome.as_ref().err().map(|fault| format!("{fault:#}"));
-    let transcript = ceremony.transcript.end(SystemClock.now(), failed.as_deref());
+    let transcript = ceremony
+        .transcript
+        .end(SystemClock.now(), failed.as_deref());
     transcript.write(&arguments.transcript, &signers)?;
     eprintln!("transcript in {}", arguments.transcript.display());
     outcome.map_err(Failure::from)

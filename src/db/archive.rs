@@ -8,6 +8,7 @@ use chrono::DateTime;
 use chrono::TimeDelta;
 use chrono::Utc;
 use futures_util::TryStreamExt;
+use prometheus::IntCounter;
 use sqlx::PgConnection;
 use sqlx::Postgres;
 use sqlx::QueryBuilder;
@@ -42,6 +43,7 @@ use crate::db::row;
 use crate::db::row::exported_columns;
 use crate::db::row::intent_columns;
 use crate::db::row::outcome_columns;
+use crate::metrics::LedgerMetrics;
 use crate::pki::serial::SerialNumber;
 
 /// Longest wait for a free connection.
@@ -105,6 +107,8 @@ pub struct PgArchive {
     pool: PgPool,
     /// Where it reads: a large page must not keep whoever asked for it from answering others.
     runtime: Handle,
+    /// Counts waits for a connection that were too long.
+    timeouts: Option<IntCounter>,
 }
 
 impl PgArchive {
@@ -125,7 +129,26 @@ impl PgArchive {
         Ok(Self {
             pool,
             runtime: Handle::current(),
+            timeouts: None,
         })
+    }
+
+    /// The same, counted as `pool` when no connection becomes free in time.
+    #[must_use]
+    pub fn counted(self, pool: &str, metrics: &LedgerMetrics) -> Self {
+        let timeouts = metrics.pool_timeouts.with_label_values(&[pool]);
+        Self {
+            timeouts: Some(timeouts),
+            ..self
+        }
+    }
+
+    /// Connections there are, those of them that are idle, and how many there may be.
+    #[must_use]
+    pub fn connections(&self) -> (u32, u32, u32) {
+        let idle = u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX);
+        let max = self.pool.options().get_max_connections();
+        (self.pool.size(), idle, max)
     }
 
     /// One page of a search, of whatever length.
@@ -150,6 +173,10 @@ impl PgArchive {
         .await
     }
 
+    pub(super) fn reader(&self) -> Reader {
+        Reader(self.pool.clone(), self.timeouts.clone())
+    }
+
     /// Runs a reading in a task of its own. After a restart of the server each idle connection
     /// fails once: reading is harmless, so it is tried on all of them and on a new one.
     pub(super) async fn read<T, F>(&self, reading: impl Fn(Reader) -> F) -> Result<T, LedgerFault>
@@ -160,7 +187,7 @@ impl PgArchive {
         let start = Instant::now();
         let mut tries_left = self.pool.options().get_max_connections();
         loop {
-            let mut task = self.runtime.spawn(reading(Reader(self.pool.clone())));
+            let mut task = self.runtime.spawn(reading(self.reader()));
             let reason = match timeout(READING_MAX, &mut task).await {
                 Ok(Ok(Ok(found))) => return Ok(found),
                 Ok(Ok(Err(Failure::Unavailable(_))))
@@ -414,14 +441,19 @@ fn least_id(time: DateTime<Utc>) -> Uuid {
 }
 
 /// Hands out connections that are closed unless they are released.
-pub(super) struct Reader(PgPool);
+pub(super) struct Reader(PgPool, Option<IntCounter>);
 
 impl Reader {
     pub(super) async fn acquire(self) -> Result<Borrowed, Failure> {
         match self.0.acquire().await {
             Ok(connection) => Ok(Borrowed(Some(connection))),
             // Not `Unavailable`, which would be tried again: the wait was long enough.
-            Err(error @ sqlx::Error::PoolTimedOut) => Err(Failure::Conflict(describe(&error))),
+            Err(error @ sqlx::Error::PoolTimedOut) => {
+                if let Some(timeouts) = &self.1 {
+                    timeouts.inc();
+                }
+                Err(Failure::Conflict(describe(&error)))
+            }
             Err(error) => Err(Failure::from(&error)),
         }
     }

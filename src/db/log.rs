@@ -59,9 +59,6 @@ const STORE_COSIGNATURE: &str = "SELECT store_cosignature($1, $2, $3)";
 
 const MAKE_PARTITIONS: &str = "SELECT make_partitions()";
 
-const BACKUP_AGE: &str =
-    "SELECT extract(epoch FROM clock_timestamp() - max(made_at))::float8 FROM backup";
-
 const NOTE: &str = "SELECT log_note($1, $2)";
 
 /// The log in PostgreSQL.
@@ -82,7 +79,7 @@ impl PgLog {
         // Of its own: what the log is not told keeps nothing else from working.
         let vitals = Arc::new(Vitals::new(&[Note::LANE], metrics.notes_up.clone()));
         Ok(Self {
-            reader: PgArchive::for_purpose(&own, Purpose::Log)?,
+            reader: PgArchive::for_purpose(&own, Purpose::Log)?.counted("log", metrics),
             notes: Some(Lane::start(options, vitals, Arc::clone(metrics))),
         })
     }
@@ -98,6 +95,15 @@ impl PgLog {
             reader: PgArchive::for_purpose(&own, Purpose::Log)?,
             notes: None,
         })
+    }
+
+    /// The same, counted as `pool` when no connection becomes free in time.
+    #[must_use]
+    pub fn counted(self, pool: &str, metrics: &LedgerMetrics) -> Self {
+        Self {
+            reader: self.reader.counted(pool, metrics),
+            ..self
+        }
     }
 
     /// Runs `work` on a connection of the log's own; again, when the server has just come back.
@@ -250,16 +256,6 @@ impl LogBook for PgLog {
                     .fetch_one(connection)
                     .await?;
                 Ok(made.unsigned_abs())
-            })
-        })
-    }
-
-    fn backup_age(&self) -> PortFuture<'_, Result<Option<Duration>, LedgerFault>> {
-        self.ask(|connection| {
-            Box::pin(async move {
-                let seconds: Option<f64> =
-                    sqlx::query_scalar(BACKUP_AGE).fetch_one(connection).await?;
-                Ok(seconds.and_then(|age| Duration::try_from_secs_f64(age.max(0.0)).ok()))
             })
         })
     }

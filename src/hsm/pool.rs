@@ -28,6 +28,8 @@ pub(crate) struct Job {
     pub(crate) key: Arc<Key>,
     pub(crate) message: Vec<u8>,
     pub(crate) purpose: Purpose,
+    /// Since when it waits.
+    pub(crate) queued_at: Instant,
     /// After it nobody wants the signature.
     pub(crate) deadline: Instant,
     /// `None` for a probe.
@@ -130,7 +132,10 @@ impl Shift<'_> {
             recv(self.opening.closed) -> _ => None,
             recv(self.token.jobs()) -> job => {
                 self.token.metrics.queue_depth.dec();
-                job.ok()
+                let job = job.ok()?;
+                let waited = job.queued_at.elapsed().as_secs_f64();
+                self.token.metrics.queue_seconds.observe(waited);
+                Some(job)
             }
         }
     }

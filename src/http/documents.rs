@@ -1,4 +1,4 @@
-//! What the service says of itself: OpenAPI, `/docs`, problem pages, the manual. All offline.
+//! What the service says of itself: OpenAPI, `/docs`, problem pages, the manual, runbooks. All offline.
 
 use actix_web::HttpResponse;
 use actix_web::http::header;
@@ -12,6 +12,8 @@ use crate::http::problem::ProblemBody;
 use crate::http::problem::Slug;
 use crate::manual::PAGES;
 use crate::manual::PROBLEMS;
+use crate::manual::RUNBOOKS;
+use crate::manual::RUNBOOKS_INTRODUCTION;
 
 /// The API document.
 pub async fn openapi() -> Json<utoipa::openapi::OpenApi> {
@@ -51,6 +53,40 @@ pub async fn manual_page(name: Path<String>) -> Result<HttpResponse, Problem> {
     let page = PAGES.iter().find(|(page, _)| *page == name.as_str());
     page.map(|(_, text)| markdown((*text).to_owned()))
         .ok_or_else(|| Problem::new(Slug::NotFound, "no such page"))
+}
+
+/// All runbooks, by title.
+#[utoipa::path(
+    get, path = "/runbooks/", tag = "public",
+    responses((status = 200, content_type = "text/markdown", body = String))
+)]
+pub async fn runbooks() -> HttpResponse {
+    let mut text = RUNBOOKS_INTRODUCTION.to_owned();
+    text.push('\n');
+    for (slug, page) in RUNBOOKS {
+        let title = page.lines().next().unwrap_or_default();
+        let title = title.trim_start_matches("# ");
+        text.extend(["- [", title, "](/runbooks/", slug, ")\n"]);
+    }
+    markdown(text)
+}
+
+/// `/runbooks` without its slash.
+pub async fn runbooks_redirect() -> HttpResponse {
+    HttpResponse::PermanentRedirect()
+        .insert_header((header::LOCATION, "/runbooks/"))
+        .finish()
+}
+
+/// What to do when an alert fires, or when a problem is the service's own.
+#[utoipa::path(
+    get, path = "/runbooks/{slug}", tag = "public", params(("slug" = String, Path)),
+    responses((status = 200, content_type = "text/markdown", body = String), (status = 404, body = ProblemBody, content_type = "application/problem+json"))
+)]
+pub async fn runbook_page(slug: Path<String>) -> Result<HttpResponse, Problem> {
+    let page = RUNBOOKS.iter().find(|(name, _)| *name == slug.as_str());
+    page.map(|(_, text)| markdown((*text).to_owned()))
+        .ok_or_else(|| Problem::new(Slug::NotFound, "no such runbook; /runbooks/ has them all"))
 }
 
 fn problem_section(slug: &str) -> Option<&'static str> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use certfactory::http::problem::Slug;
+use certfactory::manual::RUNBOOKS;
 
 use crate::support::world::shared;
 
@@ -15,6 +16,26 @@ fn every_problem_has_a_page_at_its_type() {
         assert!(page.text().starts_with(slug.as_str()));
     }
     assert_eq!(nobody.get("/problems/nonesuch").slug(), "not-found");
+}
+
+#[test]
+fn anybody_reads_every_runbook_on_both_listeners() {
+    for listener in [shared().nobody(), shared().operations()] {
+        let list = listener.get("/runbooks/");
+        assert_eq!(list.status, 200);
+        assert_eq!(
+            listener.get("/runbooks").header("location"),
+            Some("/runbooks/")
+        );
+        for (slug, text) in RUNBOOKS {
+            let title = text.lines().next().unwrap().trim_start_matches("# ");
+            let line = format!("- [{title}](/runbooks/{slug})");
+            assert!(list.text().contains(&line), "{line}");
+            let page = listener.get(&format!("/runbooks/{slug}"));
+            assert_eq!((page.status, page.text().as_str()), (200, *text));
+        }
+        assert_eq!(listener.get("/runbooks/nonesuch").slug(), "not-found");
+    }
 }
 
 #[test]

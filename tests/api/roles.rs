@@ -91,6 +91,8 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("post", "/v1/jitp/lint", "yyyy n"),
     ("post", "/v1/jitp/evaluate", "yyyy n"),
     ("get", "/problems/{slug}", "yyyy y"),
+    ("get", "/runbooks/", "yyyy y"),
+    ("get", "/runbooks/{slug}", "yyyy y"),
 ];
 
 #[test]

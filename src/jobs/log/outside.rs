@@ -70,6 +70,10 @@ impl Outside {
             let mut known = 0;
             let mut last: Option<DateTime<Utc>> = None;
             let mut refused_before = false;
+            // One that never answers is late, too.
+            let witness_at = metrics.witness_at.with_label_values(&[&name]);
+            witness_at.set(ca.clock.now().timestamp());
+            let refused = metrics.witness_refused.with_label_values(&[&name]);
             loop {
                 tokio::time::sleep(EVERY).await;
                 let Ok(Some(newest)) = ca.log_book.checkpoint().await else {
@@ -89,10 +93,7 @@ impl Outside {
                         }
                         let now = ca.clock.now();
                         last = Some(now);
-                        metrics
-                            .witness_at
-                            .with_label_values(&[&name])
-                            .set(now.timestamp());
+                        witness_at.set(now.timestamp());
                         ca.log.set_witness(&name, None);
                         if std::mem::take(&mut refused_before) {
                             let event = json!({ "witness": name, "size": newest.size });
@@ -104,7 +105,7 @@ impl Outside {
                         tokio::time::sleep(PAUSE).await;
                     }
                     Err(Trouble::Refused(reason)) => {
-                        metrics.witness_refused.with_label_values(&[&name]).inc();
+                        refused.inc();
                         if !std::mem::replace(&mut refused_before, true) {
                             tracing::error!(
                                 reason,
