@@ -189,13 +189,7 @@ impl App {
 
         let log_metrics = Arc::new(LogMetrics::new(&registry)?);
         log.follow(&config, &ca, fresh, log_metrics)?;
-        let principals = Data::new(Principals::default());
-        principals.replace(
-            ca.archive
-                .principals()
-                .await
-                .context("reading the principals")?,
-        );
+        let principals = first_principals(&ca).await?;
         let shelf = repository::publish(&config, &database, &ca, &registry).await?;
         let (known, known_from) = (principals.clone(), watch.clone());
         keep(&ca, watch, &principals);
@@ -207,11 +201,8 @@ impl App {
             http: http_metrics,
             issuance,
         });
-        let reload_metrics = ReloadMetrics::new(&registry)?;
-        reload_metrics.at.set(ca.clock.now().timestamp());
-        let metrics = TlsMetrics::new(&registry)?;
-        let tls = Arc::new(Tls::load(tls_files(&config), ca.clock.now(), metrics)?);
-        tokio::spawn(keep_tls_files(ca.clone(), tls.clone()));
+        let reload_metrics = ReloadMetrics::new(&registry, ca.clock.now())?;
+        let tls = first_tls(&config, &ca, &registry)?;
         let (api, api_handle) = listener::serve(&config, &ca, &shelf, principals, around, &tls)?;
         let repository = repository::serve(&config, &database, &ca, &shelf, &registry)?;
         let (operations, operations_handle) = serve_operations(&config, &ca, registry, &flights)?;
@@ -308,6 +299,20 @@ fn show_ends(config: &Config, issuance: &IssuanceMetrics) {
         let gauge = issuance.issuer_not_after.with_label_values(&[&issuer.name]);
         gauge.set(issuer.validity.not_after.timestamp());
     }
+}
+
+async fn first_principals(ca: &Ca) -> anyhow::Result<Data<Principals>> {
+    let principals = Data::new(Principals::default());
+    let table = ca.archive.principals().await;
+    principals.replace(table.context("reading the principals")?);
+    Ok(principals)
+}
+
+fn first_tls(config: &Config, ca: &Arc<Ca>, registry: &Registry) -> anyhow::Result<Arc<Tls>> {
+    let metrics = TlsMetrics::new(registry)?;
+    let tls = Arc::new(Tls::load(tls_files(config), ca.clock.now(), metrics)?);
+    tokio::spawn(keep_tls_files(Arc::clone(ca), Arc::clone(&tls)));
+    Ok(tls)
 }
 
 /// What goes on as long as the service does.

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use chrono::DateTime;
+use chrono::Utc;
 use prometheus::{
     Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, core::Collector,
@@ -498,8 +500,8 @@ pub struct ReloadMetrics {
 }
 
 impl ReloadMetrics {
-    /// Registers the metrics of the configuration.
-    pub fn new(r: &Registry) -> prometheus::Result<Self> {
+    /// Registers the metrics of the configuration, which was read at `now`.
+    pub fn new(r: &Registry, now: DateTime<Utc>) -> prometheus::Result<Self> {
         let reloads = counters(
             r,
             "certfactory_configuration_reloads_total",
@@ -509,6 +511,14 @@ impl ReloadMetrics {
         for result in ["accepted", "refused"] {
             reloads.with_label_values(&[result]);
         }
+        let at = registered(
+            r,
+            IntGauge::new(
+                "certfactory_configuration_at_seconds",
+                "When the configuration in force was read, Unix time.",
+            ),
+        )?;
+        at.set(now.timestamp());
         Ok(Self {
             refused: registered(
                 r,
@@ -518,13 +528,7 @@ impl ReloadMetrics {
                 ),
             )?,
             reloads,
-            at: registered(
-                r,
-                IntGauge::new(
-                    "certfactory_configuration_at_seconds",
-                    "When the configuration in force was read, Unix time.",
-                ),
-            )?,
+            at,
         })
     }
 }
