@@ -115,6 +115,7 @@ pub fn api(config: &mut ServiceConfig) {
         .service(postable("/v1/approvals/{id}").route(web::post().to(stations::approve)))
         .configure(audit_routes)
         .configure(page_routes)
+        .configure(live_page_routes)
         .service(readable("/v1/profiles").route(web::get().to(issuers::profiles)))
         .service(readable("/v1/issuers").route(web::get().to(issuers::list)))
         .service(
@@ -196,6 +197,26 @@ fn page_routes(config: &mut ServiceConfig) {
             readable("/audit/certificates/{serial_number}/certificate.der")
                 .route(web::get().to(pages::certificate::der)),
         );
+}
+
+fn live_page_routes(config: &mut ServiceConfig) {
+    config
+        .service(readable("/ui").route(web::get().to(pages::now::show)))
+        .service(readable("/ui/htmx.js").route(web::get().to(pages::htmx)))
+        .service(readable("/ui/live.js").route(web::get().to(pages::script)))
+        .service(readable("/ui/stations").route(web::get().to(pages::stations::show)))
+        .service(
+            postable("/ui/stations/{name}/disable").route(web::post().to(pages::acts::disable)),
+        )
+        .service(postable("/ui/stations/{name}/enable").route(web::post().to(pages::acts::enable)))
+        .service(readable("/ui/orders").route(web::get().to(pages::orders::show)))
+        .service(readable("/ui/batches").route(web::get().to(pages::batches::show)))
+        .service(postable("/ui/batches/{id}/pause").route(web::post().to(pages::acts::pause)))
+        .service(postable("/ui/batches/{id}/resume").route(web::post().to(pages::acts::resume)))
+        .service(
+            postable("/ui/batches/{id}/cancellation").route(web::post().to(pages::acts::cancel)),
+        )
+        .service(readable("/ui/problems").route(web::get().to(pages::problems::show)));
 }
 
 /// The operations listener's routes.

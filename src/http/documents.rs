@@ -53,7 +53,7 @@ pub async fn manual_page(name: Path<String>) -> Result<HttpResponse, Problem> {
         .ok_or_else(|| Problem::new(Slug::NotFound, "no such page"))
 }
 
-fn problem_section(slug: &str) -> Option<&'static str> {
+pub(super) fn problem_section(slug: &str) -> Option<&'static str> {
     PROBLEMS
         .split("\n## ")
         .find(|section| section.lines().next() == Some(slug))

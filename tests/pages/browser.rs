@@ -201,6 +201,27 @@ impl Browser {
         self.develop("Emulation.setDeviceMetricsOverride", size);
     }
 
+    /// When the page was first painted, in milliseconds after it was asked for.
+    pub fn first_paint(&self) -> f64 {
+        let paint =
+            "return (performance.getEntriesByName('first-contentful-paint')[0] || {}).startTime";
+        self.wait_until("painted", |browser| !browser.script(paint).is_null());
+        self.script(paint).as_f64().unwrap()
+    }
+
+    /// The network is gone, or there again.
+    pub fn offline(&self, gone: bool) {
+        let network = json!({ "offline": gone, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1 });
+        self.develop("Network.enable", json!({}));
+        self.develop("Network.emulateNetworkConditions", network);
+    }
+
+    /// Whether the pages' scripts run; the test's own do.
+    pub fn scripts(&self, run: bool) {
+        let value = json!({ "value": !run });
+        self.develop("Emulation.setScriptExecutionDisabled", value);
+    }
+
     /// A picture of the whole page, PNG.
     pub fn picture(&self) -> Vec<u8> {
         let size = self.develop("Page.getLayoutMetrics", json!({}));
