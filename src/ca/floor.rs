@@ -42,7 +42,7 @@ const GAP_MAX: u64 = 100_000;
 /// An hour is counted back with so many parts of rest to one of work.
 const REST: u32 = 15;
 /// It is counted back while somebody has looked within this time.
-const LOOKED_WITHIN: Duration = Duration::from_secs(60);
+const LOOKED_WITHIN: Duration = Duration::from_mins(1);
 /// Open work orders that are shown, and closed ones, at most.
 pub const ORDERS_MAX: i64 = 100;
 /// Closed work orders that are shown, at most.

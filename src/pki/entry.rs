@@ -166,9 +166,10 @@ impl Glance {
         Ok(Self {
             index: index.ok_or_else(|| fault("no index"))?,
             at: at.ok_or_else(|| fault("no time"))?,
-            told: match device {
-                true => Told::Issued(station.to_owned()),
-                false => Told::Other,
+            told: if device {
+                Told::Issued(station.to_owned())
+            } else {
+                Told::Other
             },
         })
     }

@@ -30,13 +30,19 @@ pub struct Browser {
     asks: Curl,
     /// The session's address.
     session: String,
+    /// The service's.
+    service: String,
     home: TempDir,
 }
 
 impl Browser {
-    /// A browser whose home holds the client certificate of this name.
+    /// A browser whose home holds the client certificate of this name in the shared world.
     pub fn of(name: &str) -> Self {
-        let world = shared();
+        Self::at(shared(), name)
+    }
+
+    /// The same in another world.
+    pub fn at(world: &World, name: &str) -> Self {
         let home = TempDir::new().unwrap();
         keep_certificates(world, name, home.path());
         let mut driver = Command::new("chromedriver")
@@ -61,6 +67,7 @@ impl Browser {
             driver,
             asks: Curl::new(&url, &world.dir.join("tls/ca.pem"), None),
             session: String::new(),
+            service: world.url.clone(),
             home,
         };
         let capabilities = capabilities(world, browser.home.path());
@@ -71,7 +78,7 @@ impl Browser {
 
     /// Goes to an address of the world's service.
     pub fn open(&self, path: &str) {
-        let url = format!("{}{path}", shared().url);
+        let url = format!("{}{path}", self.service);
         self.tell("POST", "/url", &json!({ "url": url }));
     }
 
@@ -163,7 +170,7 @@ impl Browser {
 
     /// Waits for an address of the service.
     pub fn wait_for(&self, path: &str) {
-        let url = format!("{}{path}", shared().url);
+        let url = format!("{}{path}", self.service);
         self.wait_until(path, |browser| {
             let here = browser.tell("GET", "/url", &Value::Null);
             here == url.as_str() && browser.script("return document.readyState") == "complete"
@@ -251,7 +258,7 @@ impl Browser {
         });
         let asked: Vec<String> = asked.collect();
         assert!(asked.len() > 3, "nothing was noted: {asked:?}");
-        let service = format!("{}/", shared().url);
+        let service = format!("{}/", self.service);
         for url in asked {
             // The browser's own page, before the first of ours.
             let own = url.starts_with("chrome") || url.starts_with("data:");

@@ -75,7 +75,7 @@ fn the_page_of_the_line_keeps_itself_up_to_date_and_says_when_it_cannot() {
     // What a screen reader has instead of the picture is the same.
     let said = browser.script("return document.getElementById('chart-text').textContent");
     let said = said.as_str().unwrap();
-    assert!(said.contains("certificates in the last hour"), "{said}");
+    assert!(said.contains("in the last hour; most,"), "{said}");
 
     assert_eq!(
         browser.script("return document.getElementById('lost').hidden"),

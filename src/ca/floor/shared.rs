@@ -124,7 +124,7 @@ mod tests {
 
     #[tokio::test]
     async fn many_who_look_at_once_cost_one_reading() {
-        let (shared, read) = (Shared::new(Duration::from_secs(60)), Arc::default());
+        let (shared, read) = (Shared::new(Duration::from_mins(1)), Arc::default());
         let all = (0..50).map(|_| shared.look(count(&read)));
         for seen in futures_util::future::join_all(all).await {
             assert_eq!(seen.last.as_deref(), Some(&1));

@@ -1,12 +1,13 @@
 //! `POST /ui/…`: what a button does. The same as the REST route of the same name, for the same roles, by
 //! the same way; then back to the page.
 //!
-//! A client certificate is sent whoever's page asked for it, and has no SameSite. So a request is taken
+//! A client certificate is sent whoever's page asked for it, and has no `SameSite`. So a request is taken
 //! only when the browser says, in `Origin`, that it comes from a page of this service.
 
 use actix_web::HttpRequest;
 use actix_web::HttpResponse;
 use actix_web::http::header;
+use actix_web::http::uri::Authority;
 use actix_web::web::Data;
 use actix_web::web::Path;
 
@@ -126,7 +127,7 @@ fn back(address: &str) -> HttpResponse {
 /// Refuses what another site's page asks for. Every browser names the origin of what it posts.
 fn from_our_page(request: &HttpRequest) -> Result<(), Problem> {
     let value = |name: &str| request.headers().get(name)?.to_str().ok();
-    let host = value("host").or_else(|| request.uri().authority().map(|it| it.as_str()));
+    let host = value("host").or_else(|| request.uri().authority().map(Authority::as_str));
     let ours = host.map(|host| format!("https://{host}"));
     let origin = value("origin");
     // `Sec-Fetch-Site` is younger: where it is there, it has to agree.

@@ -81,7 +81,6 @@ struct Row {
     issued: String,
     count: String,
     failed: String,
-    any_failed: bool,
     remaining: String,
     /// Devices an hour, and how long it takes at that.
     rate: Option<(String, String)>,
@@ -133,7 +132,6 @@ fn row(batch: &Batch) -> Result<Row, Problem> {
         issued: grouped(batch.issued),
         count: grouped(batch.device_count),
         failed: grouped(batch.failed),
-        any_failed: batch.failed > 0,
         remaining: grouped(remaining),
         rate: rate.map(|seconds| (grouped(per_hour), left(Duration::from_secs(seconds)))),
         pauses: running,

@@ -15,6 +15,9 @@ const HEIGHT: u64 = 100;
 /// Minutes between two words below it.
 const WORD_EVERY: usize = 10;
 
+/// What of a minute is counted.
+type Count = fn(&Counts) -> u64;
+
 /// The picture.
 pub(super) struct Chart {
     pub(super) bars: Vec<Rect>,
@@ -53,11 +56,11 @@ pub(super) struct Row {
 impl Chart {
     pub(super) fn new(hour: &Hour) -> Self {
         let last = hour.minutes.len().saturating_sub(1);
-        let highest = |count: fn(&Counts) -> u64| hour.minutes.iter().map(count).max();
-        let (issued, refused): (fn(&Counts) -> u64, fn(&Counts) -> u64) =
-            (|it| it.issued, |it| it.refused);
+        let highest = |count: Count| hour.minutes.iter().map(count).max();
+        let issued: Count = |it| it.issued;
+        let refused: Count = |it| it.refused;
         let most = rounded(highest(issued).unwrap_or_default());
-        let bars = |count: fn(&Counts) -> u64, most: u64| {
+        let bars = |count: Count, most: u64| {
             let minutes = hour.minutes.iter().enumerate();
             let shown = minutes.filter(move |(_, it)| count(it) > 0);
             let bar = move |(place, it): (usize, &Counts)| {
@@ -116,12 +119,19 @@ fn sentence(hour: &Hour, minute: impl Fn(usize) -> DateTime<Utc>) -> String {
     else {
         return "Nothing was issued in the last hour.".to_owned();
     };
+    let certificates = match total {
+        1 => "One certificate".to_owned(),
+        _ => format!("{} certificates", grouped(total)),
+    };
+    let refused = match hour.total.refused {
+        0 => "Nothing was refused.".to_owned(),
+        1 => "One request was refused.".to_owned(),
+        count => format!("{} requests were refused.", grouped(count)),
+    };
     format!(
-        "{} certificates in the last hour; most, {} in a minute, at {}. {} requests were refused.",
-        grouped(total),
+        "{certificates} in the last hour; most, {} in a minute, at {}. {refused}",
         grouped(best.issued),
         clock(minute(place)),
-        grouped(hour.total.refused)
     )
 }
 

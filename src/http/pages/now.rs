@@ -11,6 +11,8 @@ use chrono::Datelike;
 use chrono::TimeDelta;
 use chrono::Utc;
 use prometheus::core::Collector;
+use prometheus::proto::LabelPair;
+use prometheus::proto::MetricFamily;
 
 use crate::ca::Ca;
 use crate::ca::floor::Edge;
@@ -90,6 +92,8 @@ struct State {
 /// What the last hour came to.
 struct Pace {
     per_hour: String,
+    /// How large it can be written.
+    size: &'static str,
     issued: String,
     confirmed: String,
     /// Of a hundred that were issued.
@@ -127,9 +131,15 @@ impl From<&Hour> for Pace {
     fn from(hour: &Hour) -> Self {
         let total = hour.total;
         let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        let per_hour = grouped(hour.per_hour);
         let share = percent(signed(total.confirmed), signed(total.issued));
         Self {
-            per_hour: grouped(hour.per_hour),
+            size: match per_hour.len() {
+                ..=6 => "short",
+                7..=9 => "long",
+                _ => "longer",
+            },
+            per_hour,
             issued: grouped(total.issued),
             confirmed: grouped(total.confirmed),
             share: (total.issued > 0).then_some(share),
@@ -212,13 +222,11 @@ fn log(ca: &Ca, edge: Option<&Edge>) -> State {
             let behind = edge.size.saturating_sub(size);
             let signed = format!("{entries}, {} not signed yet", grouped(behind));
             let old = edge.now - at > TimeDelta::minutes(1) && behind > 0;
-            match old {
-                false => state("good", "is proved", signed),
-                true => {
-                    let ago = span(edge.now - at);
-                    state("warn", "is proved late", format!("{signed} for {ago}"))
-                }
+            if !old {
+                return state("good", "is proved", signed);
             }
+            let ago = span(edge.now - at);
+            state("warn", "is proved late", format!("{signed} for {ago}"))
         }
     }
 }
@@ -245,11 +253,11 @@ fn refusals(hour: &Hour) -> Vec<Refusal> {
 /// What no log tells: that a neighbour was down, or somebody too fast.
 fn refused_here(ca: &Ca) -> Vec<(String, String)> {
     let families = ca.metrics.refused.collect();
-    let samples = families.iter().flat_map(|family| family.get_metric());
+    let samples = families.iter().flat_map(MetricFamily::get_metric);
     let mut found = BTreeMap::new();
     for sample in samples {
         let labels = sample.get_label().iter();
-        let Some(name) = labels.map(|label| label.value()).next() else {
+        let Some(name) = labels.map(LabelPair::value).next() else {
             continue;
         };
         let told = |slug: &Slug| slug.status().is_client_error() && *slug != Slug::RateLimited;
@@ -296,8 +304,8 @@ fn issuers(ca: &Ca, now: DateTime<Utc>) -> Vec<Issuer> {
             },
             soon: match days {
                 _ if end < now => Some(("revoked", "ended")),
-                ..URGENT_DAYS => Some(("revoked", "ends now")),
-                ..SOON_DAYS => Some(("superseded", "ends soon")),
+                _ if days < URGENT_DAYS => Some(("revoked", "ends within 30 days")),
+                _ if days < SOON_DAYS => Some(("superseded", "ends within 90 days")),
                 _ => None,
             },
             profiles: mine

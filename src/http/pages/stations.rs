@@ -84,8 +84,6 @@ struct Row {
     hour: String,
     per_hour: String,
     refused: String,
-    /// Some were.
-    any_refused: bool,
     disabled: bool,
     /// Who reads: nobody shuts themselves out by a slip.
     own: bool,
@@ -113,7 +111,6 @@ impl Row {
             hour: grouped(did.issued),
             per_hour: grouped(did.per_hour),
             refused: grouped(did.refused),
-            any_refused: did.refused > 0,
             disabled: person.disabled,
             own: person.name == reader.name,
         })
