@@ -225,6 +225,9 @@ for (const it of document.querySelectorAll('svg')) {
 for (const it of document.querySelectorAll('table')) expect(it.caption, 'a table without a caption');
 for (const it of document.querySelectorAll('.states strong, .yes, .no'))
   expect(/[✓✕!]/.test(getComputedStyle(it, '::before').content), 'no mark: ' + it.textContent);
+// What has the focus keeps it when the page brings itself up to date: it is found again by its id.
+for (const it of document.querySelectorAll('main [hx-get] :is(a, summary, button, [tabindex])'))
+  expect(it.id || it.closest('details.act'), 'no id: ' + it.outerHTML.slice(0, 120));
 for (const it of document.querySelectorAll('.badge')) expect(it.textContent.trim(), 'an empty badge');
 for (const it of document.querySelectorAll('nav [aria-current]'))
   expect(new URL(it.href).pathname === location.pathname, it.href);

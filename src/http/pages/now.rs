@@ -220,7 +220,10 @@ fn log(ca: &Ca, edge: Option<&Edge>) -> State {
         None => state("good", "is written", entries),
         Some((size, at)) => {
             let behind = edge.size.saturating_sub(size);
-            let signed = format!("{entries}, {} not signed yet", grouped(behind));
+            let signed = match behind {
+                0 => format!("{entries}, all signed"),
+                _ => format!("{entries}, {} not signed yet", grouped(behind)),
+            };
             let old = edge.now - at > TimeDelta::minutes(1) && behind > 0;
             if !old {
                 return state("good", "is proved", signed);

@@ -38,8 +38,16 @@ struct Explained {
     slug: &'static str,
     title: &'static str,
     status: u16,
-    /// Paragraphs, each of pieces that are code or are not.
-    paragraphs: Vec<Vec<(bool, &'static str)>>,
+    paragraphs: Vec<Vec<Piece>>,
+}
+
+/// A piece of a paragraph.
+#[derive(Debug, PartialEq, Eq)]
+enum Piece {
+    Text(&'static str),
+    Code(&'static str),
+    /// Its text, and where it leads on this service.
+    Link(&'static str, &'static str),
 }
 
 fn explain(slug: Slug) -> Explained {
@@ -54,12 +62,30 @@ fn explain(slug: Slug) -> Explained {
     }
 }
 
-/// Every other piece between back-ticks is code.
-fn pieces(paragraph: &'static str) -> Vec<(bool, &'static str)> {
-    let pieces = paragraph.split('`').enumerate();
+/// Every other piece between back-ticks is code; the others may hold links.
+fn pieces(paragraph: &'static str) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    for (place, piece) in paragraph.split('`').enumerate() {
+        if place % 2 == 1 {
+            pieces.push(Piece::Code(piece));
+            continue;
+        }
+        let mut rest = piece;
+        while let Some((before, text, address, after)) = link(rest) {
+            pieces.extend([Piece::Text(before), Piece::Link(text, address)]);
+            rest = after;
+        }
+        pieces.push(Piece::Text(rest));
+    }
     pieces
-        .map(|(place, piece)| (place % 2 == 1, piece))
-        .collect()
+}
+
+/// What is before the first link, its text and address, and what is after it.
+fn link(text: &'static str) -> Option<(&'static str, &'static str, &'static str, &'static str)> {
+    let (before, rest) = text.split_once('[')?;
+    let (name, rest) = rest.split_once("](/")?;
+    let (address, after) = rest.split_once(')')?;
+    Some((before, name, address, after))
 }
 
 #[cfg(test)]
@@ -70,13 +96,31 @@ mod tests {
     fn every_problem_is_explained_in_paragraphs_that_this_page_can_show() {
         for slug in Slug::ALL {
             let explained = explain(*slug);
-            assert!(explained.paragraphs.len() >= 2, "{}", explained.slug);
+            assert!(!explained.paragraphs.is_empty(), "{}", explained.slug);
             for paragraph in &explained.paragraphs {
-                assert_eq!(paragraph.len() % 2, 1, "a lonely back-tick: {paragraph:?}");
-                let text: String = paragraph.iter().map(|(_, piece)| *piece).collect();
+                let texts = paragraph.iter().filter_map(|piece| match piece {
+                    Piece::Text(text) => Some(*text),
+                    Piece::Code(_) | Piece::Link(..) => None,
+                });
+                let text: String = texts.collect();
                 let plain = !text.starts_with(['#', '|', '-', '*', '>']) && !text.contains("](");
                 assert!(plain, "more than a paragraph: {text}");
             }
         }
+        let section = documents::problem_section("forbidden").unwrap();
+        assert_eq!(section.matches('`').count() % 2, 0, "a lonely back-tick");
+    }
+
+    #[test]
+    fn code_and_links_are_told_from_text() {
+        let found = pieces("see ([the log](/manual/audit)), then `audit verify`.");
+        let expected = [
+            Piece::Text("see ("),
+            Piece::Link("the log", "manual/audit"),
+            Piece::Text("), then "),
+            Piece::Code("audit verify"),
+            Piece::Text("."),
+        ];
+        assert_eq!(found, expected);
     }
 }
