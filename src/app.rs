@@ -31,6 +31,7 @@ use crate::ca::Clock;
 use crate::ca::Ledger;
 use crate::ca::Signer;
 use crate::ca::clock::ClockWatch;
+use crate::ca::floor::Floor;
 use crate::ca::life::LifeBook;
 use crate::ca::line::Line;
 use crate::ca::log::LogBook;
@@ -179,6 +180,7 @@ impl App {
             log_book,
             log_shelf,
             log: Arc::clone(&log.watch),
+            floor: Floor::new(Arc::new(db::floor::PgFloor::new(&database)?)),
             stations: station_issuing(&config),
             ledger: ledger as Arc<dyn Ledger>,
             archive: Arc::new(archive),

@@ -11,6 +11,7 @@ pub mod device_key;
 pub mod device_pattern;
 pub mod error;
 pub mod export;
+pub mod floor;
 pub mod issue;
 pub mod life;
 pub mod line;
@@ -569,6 +570,8 @@ pub struct Ca {
     pub log_shelf: Arc<dyn log::LogBook>,
     /// How far they are kept and proved.
     pub log: Arc<log::LogWatch>,
+    /// How the line does, for people.
+    pub floor: Arc<floor::Floor>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Whether it can be trusted.

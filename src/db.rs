@@ -2,7 +2,7 @@
 //! [`crate::ca::order::OrderBook`],
 //! [`archive::PgArchive`] implements [`crate::ca::Archive`] and [`crate::ca::ocsp::StatusBook`],
 //! [`crls::PgCrlStore`] implements [`crate::ca::crl::CrlStore`], [`log::PgLog`] implements
-//! [`crate::ca::log::LogBook`].
+//! [`crate::ca::log::LogBook`], [`floor::PgFloor`] implements [`crate::ca::floor::FloorBook`].
 //!
 //! Four rules hold in this room:
 //!
@@ -24,6 +24,7 @@ pub mod check;
 pub mod config;
 pub mod crls;
 pub mod error;
+pub mod floor;
 pub mod ledger;
 pub mod log;
 pub mod measures;

@@ -115,6 +115,7 @@ pub fn api(config: &mut ServiceConfig) {
         .service(postable("/v1/approvals/{id}").route(web::post().to(stations::approve)))
         .configure(audit_routes)
         .configure(page_routes)
+        .configure(live_page_routes)
         .service(readable("/v1/profiles").route(web::get().to(issuers::profiles)))
         .service(readable("/v1/issuers").route(web::get().to(issuers::list)))
         .service(
@@ -127,8 +128,7 @@ pub fn api(config: &mut ServiceConfig) {
             postable("/v1/issuers/{name}/verification-certificates")
                 .route(web::post().to(issuers::verification::issue)),
         )
-        .service(postable("/v1/jitp/lint").route(web::post().to(jitp::lint)))
-        .service(postable("/v1/jitp/evaluate").route(web::post().to(jitp::evaluate)))
+        .configure(jitp_routes)
         .service(readable("/problems/{slug}").route(web::get().to(documents::problem_page)))
         .service(readable("/manual/{page}").route(web::get().to(documents::manual_page)))
         .configure(runbook_routes)
@@ -136,6 +136,12 @@ pub fn api(config: &mut ServiceConfig) {
         .service(readable("/docs").route(web::get().to(documents::docs_redirect)))
         .service(documents::swagger_ui())
         .default_service(web::to(not_found));
+}
+
+fn jitp_routes(config: &mut ServiceConfig) {
+    config
+        .service(postable("/v1/jitp/lint").route(web::post().to(jitp::lint)))
+        .service(postable("/v1/jitp/evaluate").route(web::post().to(jitp::evaluate)));
 }
 
 fn batch_routes(config: &mut ServiceConfig) {
@@ -205,6 +211,26 @@ fn runbook_routes(config: &mut ServiceConfig) {
         .service(readable("/runbooks").route(web::get().to(documents::runbooks_redirect)))
         .service(readable("/runbooks/").route(web::get().to(documents::runbooks)))
         .service(readable("/runbooks/{slug}").route(web::get().to(documents::runbook_page)));
+}
+
+fn live_page_routes(config: &mut ServiceConfig) {
+    config
+        .service(readable("/ui").route(web::get().to(pages::now::show)))
+        .service(readable("/ui/htmx.js").route(web::get().to(pages::htmx)))
+        .service(readable("/ui/live.js").route(web::get().to(pages::script)))
+        .service(readable("/ui/stations").route(web::get().to(pages::stations::show)))
+        .service(
+            postable("/ui/stations/{name}/disable").route(web::post().to(pages::acts::disable)),
+        )
+        .service(postable("/ui/stations/{name}/enable").route(web::post().to(pages::acts::enable)))
+        .service(readable("/ui/orders").route(web::get().to(pages::orders::show)))
+        .service(readable("/ui/batches").route(web::get().to(pages::batches::show)))
+        .service(postable("/ui/batches/{id}/pause").route(web::post().to(pages::acts::pause)))
+        .service(postable("/ui/batches/{id}/resume").route(web::post().to(pages::acts::resume)))
+        .service(
+            postable("/ui/batches/{id}/cancellation").route(web::post().to(pages::acts::cancel)),
+        )
+        .service(readable("/ui/problems").route(web::get().to(pages::problems::show)));
 }
 
 /// The operations listener's routes.

@@ -16,6 +16,7 @@ pub const PAGES: &[(&str, &str)] = &[
     ("audit", include_str!("manual/audit.md")),
     ("stations", include_str!("manual/stations.md")),
     ("life", include_str!("manual/life.md")),
+    ("pages", include_str!("manual/pages.md")),
     ("aws-roads", include_str!("manual/aws-roads.md")),
     ("rehearsal", include_str!("manual/rehearsal.md")),
     ("running", include_str!("manual/running.md")),
@@ -167,6 +168,10 @@ pub mod stations {}
 
 #[doc = include_str!("manual/life.md")]
 pub mod life {}
+
+#[doc = include_str!("manual/pages.md")]
+pub mod pages {}
+
 #[doc = include_str!("manual/transport.md")]
 pub mod transport {}
 

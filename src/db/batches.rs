@@ -189,10 +189,7 @@ impl BatchJob {
                 BatchAnswer::Batches(rows.iter().map(batch).collect::<Result<_, _>>()?)
             }
             Self::List(before, limit) => {
-                let before = before.unwrap_or(Uuid::max());
-                let rows = sqlx::query(LIST).bind(before).bind(limit);
-                let rows = rows.fetch_all(connection).await?;
-                BatchAnswer::Batches(rows.iter().map(batch).collect::<Result<_, _>>()?)
+                BatchAnswer::Batches(list(connection, *before, *limit).await?)
             }
             Self::Act(id, what) => {
                 act(connection, *id, what).await?;
@@ -303,6 +300,20 @@ async fn show(connection: &mut PgConnection, id: Uuid) -> Result<Option<Batch>, 
         .fetch_optional(connection)
         .await?;
     row.as_ref().map(batch).transpose()
+}
+
+/// A page of batches, newest first.
+pub(super) async fn list(
+    connection: &mut PgConnection,
+    before: Option<Uuid>,
+    limit: i64,
+) -> Result<Vec<Batch>, sqlx::Error> {
+    let rows = sqlx::query(LIST)
+        .bind(before.unwrap_or(Uuid::max()))
+        .bind(limit)
+        .fetch_all(connection)
+        .await?;
+    rows.iter().map(batch).collect()
 }
 
 async fn lease(

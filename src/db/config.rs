@@ -26,6 +26,8 @@ pub(super) enum Purpose {
     Aside,
     /// Searches and downloads.
     Archive,
+    /// What people look at while the line runs.
+    Floor,
     /// CRLs: what they list, and the bytes of them.
     Crl,
     /// The log: its leaves, tiles and checkpoints.
@@ -115,6 +117,9 @@ impl DbConfig {
                 .options(ASIDE_SESSION.iter().copied()),
             Purpose::Archive => options
                 .application_name("certfactory archive")
+                .options(ARCHIVE_SESSION.iter().copied()),
+            Purpose::Floor => options
+                .application_name("certfactory floor")
                 .options(ARCHIVE_SESSION.iter().copied()),
             Purpose::Crl => options
                 .application_name("certfactory crl")

@@ -13,6 +13,9 @@ use sqlx::postgres::PgRow;
 use crate::ca::Intent;
 use crate::ca::LedgerFault;
 use crate::ca::device_pattern::DevicePattern;
+use crate::ca::floor::CLOSED_MAX;
+use crate::ca::floor::ORDERS_MAX;
+use crate::ca::floor::Orders;
 use crate::ca::order::Created;
 use crate::ca::order::OrderRefusal;
 use crate::ca::order::OrderState;
@@ -46,6 +49,16 @@ const STATE: &str = concat!(states!(), " WHERE w.name = $1");
 const LIST: &str = concat!(
     states!(),
     " WHERE w.name > $1 COLLATE \"C\" ORDER BY w.name COLLATE \"C\" LIMIT $2"
+);
+
+const OPEN: &str = concat!(
+    states!(),
+    " WHERE w.closed_at IS NULL ORDER BY w.created_at DESC LIMIT $1"
+);
+const OPEN_COUNT: &str = "SELECT count(*) FROM work_order WHERE closed_at IS NULL";
+const CLOSED: &str = concat!(
+    states!(),
+    " WHERE w.closed_at IS NOT NULL ORDER BY w.closed_at DESC LIMIT $1"
 );
 
 const CREATE: &str = "INSERT INTO work_order
@@ -214,6 +227,26 @@ pub(super) async fn show(
         .fetch_optional(connection)
         .await?;
     row.as_ref().map(state).transpose()
+}
+
+/// The orders that people look at: open ones, newest first, and those closed last.
+pub(super) async fn floor(connection: &mut PgConnection) -> Result<Orders, sqlx::Error> {
+    let open = sqlx::query(OPEN)
+        .bind(ORDERS_MAX)
+        .fetch_all(&mut *connection)
+        .await?;
+    let open_count = sqlx::query_scalar(OPEN_COUNT)
+        .fetch_one(&mut *connection)
+        .await?;
+    let closed = sqlx::query(CLOSED)
+        .bind(CLOSED_MAX)
+        .fetch_all(connection)
+        .await?;
+    Ok(Orders {
+        open: open.iter().map(state).collect::<Result<_, _>>()?,
+        open_count,
+        closed: closed.iter().map(state).collect::<Result<_, _>>()?,
+    })
 }
 
 fn state(row: &PgRow) -> Result<OrderState, sqlx::Error> {

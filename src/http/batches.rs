@@ -367,7 +367,10 @@ fn reused() -> Problem {
 }
 
 /// The operator who asks, named on the log line; nobody else may.
-fn operator(request: &HttpRequest, who: Authenticated) -> Result<Arc<Principal>, Problem> {
+pub(super) fn operator(
+    request: &HttpRequest,
+    who: Authenticated,
+) -> Result<Arc<Principal>, Problem> {
     note(request, &who.0, "");
     who.require(&[Role::Operator])
 }

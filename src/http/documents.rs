@@ -89,7 +89,7 @@ pub async fn runbook_page(slug: Path<String>) -> Result<HttpResponse, Problem> {
         .ok_or_else(|| Problem::new(Slug::NotFound, "no such runbook; /runbooks/ has them all"))
 }
 
-fn problem_section(slug: &str) -> Option<&'static str> {
+pub(super) fn problem_section(slug: &str) -> Option<&'static str> {
     PROBLEMS
         .split("\n## ")
         .find(|section| section.lines().next() == Some(slug))

@@ -1,11 +1,21 @@
-//! The auditor's pages: what the log says, for people with a browser and a client certificate.
+//! The pages, for people with a browser and a client certificate: at `/audit` what the log says, at
+//! `/ui` how the line does now, and what an operator or administrator does about it.
 //!
-//! HTML that is made here and needs nothing else: no script, no font, no other host. What the ledger
-//! holds came from stations and people, so the templates escape all of it, and the policy that each
-//! page carries would keep a browser from running it anyway.
+//! HTML that is made here and needs nothing else: no font, no other host. What the ledger holds came
+//! from stations and people, so the templates escape all of it, and the policy that each page carries
+//! would keep a browser from running it anyway. The pages at `/ui` keep themselves up to date by one
+//! script of htmx, as it was published, and a few lines beside it; without scripts they load again.
 
+pub mod acts;
+pub mod batches;
 pub mod certificate;
+pub mod chart;
+pub mod floor;
+pub mod now;
+pub mod orders;
+pub mod problems;
 pub mod search;
+pub mod stations;
 
 use std::sync::Arc;
 use std::sync::LazyLock;
@@ -34,13 +44,23 @@ const READERS: [Role; 3] = [Role::Operator, Role::Auditor, Role::Administrator];
 const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; \
     base-uri 'none'; frame-ancestors 'none'";
 
+/// The same of a page that keeps itself up to date.
+const LIVE_POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; script-src 'self'; \
+    connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+/// htmx.org 2.0.11, `dist/htmx.min.js` of the npm registry's package (0BSD), octet for octet.
+const HTMX: &str = include_str!("pages/htmx-2.0.11.min.js");
+const SCRIPT: &str = include_str!("pages/live.js");
 const STYLE: &str = include_str!("pages/style.css");
 const ICON: &str = include_str!("pages/icon.svg");
 
 /// Whether an address is that of a page: what is wrong there is told in HTML.
 #[must_use]
 pub fn are_at(path: &str) -> bool {
-    path == "/audit" || path.starts_with("/audit/")
+    ["/audit", "/ui"].into_iter().any(|top| {
+        let rest = path.strip_prefix(top);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    })
 }
 
 /// A problem as a page. Whoever asked may be nobody.
@@ -49,6 +69,7 @@ pub fn problem(problem: &Problem, request_id: &str) -> HttpResponse {
     let page = ProblemPage {
         frame: Frame {
             who: None,
+            here: "",
             request_id: request_id.to_owned(),
         },
         slug: problem.slug.as_str(),
@@ -75,10 +96,24 @@ pub async fn icon(request: HttpRequest) -> HttpResponse {
     file(&request, "image/svg+xml", ICON, &TAG)
 }
 
+/// Somebody else's script, which keeps pages up to date.
+pub async fn htmx(request: HttpRequest) -> HttpResponse {
+    static TAG: LazyLock<String> = LazyLock::new(|| tag(HTMX));
+    file(&request, "text/javascript; charset=utf-8", HTMX, &TAG)
+}
+
+/// What the pages say of their being up to date.
+pub async fn script(request: HttpRequest) -> HttpResponse {
+    static TAG: LazyLock<String> = LazyLock::new(|| tag(SCRIPT));
+    file(&request, "text/javascript; charset=utf-8", SCRIPT, &TAG)
+}
+
 /// What every page says around what it is about.
 struct Frame {
     /// Whose client certificate it is; `None` where nobody's was taken.
     who: Option<Reader>,
+    /// Which of [`Self::PLACES`] it belongs to.
+    here: &'static str,
     /// As in `X-Request-Id` and in the log.
     request_id: String,
 }
@@ -108,6 +143,13 @@ struct Moment {
     text: String,
 }
 
+impl Moment {
+    /// The day alone.
+    fn date(&self) -> &str {
+        self.text.split(' ').next().unwrap_or_default()
+    }
+}
+
 impl From<DateTime<Utc>> for Moment {
     fn from(time: DateTime<Utc>) -> Self {
         Self {
@@ -118,9 +160,27 @@ impl From<DateTime<Utc>> for Moment {
 }
 
 impl Frame {
+    /// Where there is something to see: address and name.
+    const PLACES: [(&str, &str); 6] = [
+        ("/ui", "Now"),
+        ("/ui/stations", "Stations"),
+        ("/ui/orders", "Orders"),
+        ("/ui/batches", "Batches"),
+        ("/audit", "Certificates"),
+        ("/ui/problems", "Problems"),
+    ];
+
     fn new(request: &HttpRequest, reader: &Principal) -> Self {
         let id = request.extensions().get::<RequestId>().cloned();
+        let path = request.path();
+        let within = |(place, _): &(&'static str, &str)| path.starts_with(place);
+        // The longest that fits.
+        let here = Self::PLACES
+            .into_iter()
+            .filter(within)
+            .max_by_key(|it| it.0.len());
         Self {
+            here: here.map_or("", |(place, _)| place),
             who: Some(Reader {
                 name: reader.name.clone(),
                 role: reader.role.as_str(),
@@ -142,6 +202,17 @@ fn write(
 ) -> Result<HttpResponse, Problem> {
     let html = page.render().map_err(internal)?;
     Ok(guard(response)
+        .content_type("text/html; charset=utf-8")
+        .body(html))
+}
+
+/// The same of a page that keeps itself up to date. Its forms say where they are: see [`acts`].
+fn write_live(page: &impl Template) -> Result<HttpResponse, Problem> {
+    let html = page.render().map_err(internal)?;
+    let mut response = HttpResponse::Ok();
+    Ok(guard(&mut response)
+        .insert_header((header::CONTENT_SECURITY_POLICY, LIVE_POLICY))
+        .insert_header((header::REFERRER_POLICY, "same-origin"))
         .content_type("text/html; charset=utf-8")
         .body(html))
 }

@@ -444,6 +444,18 @@ async fn administer(
     Ok(response.json(StationBody::with_code(body, code)))
 }
 
+/// The same for who needs no code of it; `None`: another administrator has to approve it.
+pub(super) async fn administered(
+    ca: &Ca,
+    act: StationAct,
+    by: &Principal,
+) -> Result<Option<Registration>, Problem> {
+    match ca.administer(act, by).await? {
+        Administered::Acted(acted, _) => done(acted).map(Some),
+        Administered::Proposed(_) => Ok(None),
+    }
+}
+
 fn done(acted: Acted) -> Result<Registration, Problem> {
     match acted {
         Acted::Done(registration) => Ok(*registration),
@@ -482,12 +494,12 @@ fn code(request: &HttpRequest) -> Option<[u8; 32]> {
     (code.len() == 64).then(|| openssl::sha::sha256(code.as_bytes()))
 }
 
-fn is_name(name: &str) -> bool {
+pub(super) fn is_name(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
     (1..=64).contains(&name.len()) && name.bytes().all(plain) && name != "." && name != ".."
 }
 
-fn named(path: Path<String>) -> Result<String, Problem> {
+pub(super) fn named(path: Path<String>) -> Result<String, Problem> {
     Some(path.into_inner())
         .filter(|name| is_name(name))
         .ok_or_else(not_here)

@@ -94,6 +94,87 @@ impl<'a> Entry<'a> {
     }
 }
 
+/// What of an entry counts for who counts entries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Glance {
+    /// Its place in the log, from 0.
+    pub index: u64,
+    /// Its time.
+    pub at: DateTime<Utc>,
+    /// What it tells.
+    pub told: Told,
+}
+
+/// What a [`Glance`] tells apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// A device's certificate was issued; who asked for it.
+    Issued(String),
+    /// A certificate was confirmed, by whom.
+    Confirmed(String),
+    /// A device was scrapped.
+    Scrapped,
+    /// A certificate was revoked.
+    Revoked,
+    /// Somebody known asked for what they did not get: who, and the problem.
+    Refused(String, String),
+    /// Anything else.
+    Other,
+}
+
+impl Glance {
+    /// Reads the beginning of an `issued` entry, some hundred octets, and who asked for it; where
+    /// there is none, a whole entry of another kind.
+    pub fn parse(head: &[u8], station: Option<&[u8]>) -> Result<Self, EntryFault> {
+        if let Some(station) = station {
+            return Self::issued(head, station);
+        }
+        let entry = Entry::parse(head)?;
+        let word = |name: &str| entry.value()[name].as_str().unwrap_or_default().to_owned();
+        let told = match entry.kind {
+            "confirmed" => Told::Confirmed(word("by")),
+            "scrapped" => Told::Scrapped,
+            "revoked" => Told::Revoked,
+            "refused" => Told::Refused(word("by"), word("problem")),
+            _ => Told::Other,
+        };
+        Ok(Self {
+            index: entry.index,
+            at: entry.at,
+            told,
+        })
+    }
+
+    /// By the order of the fields, which the database keeps, and without the octets of the rest: there
+    /// are thousands a second. No value can hold what is looked for: its quotes would be escaped.
+    fn issued(head: &[u8], station: &[u8]) -> Result<Self, EntryFault> {
+        let fault = |what: &str| EntryFault(what.to_owned());
+        let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
+        let head = text(head);
+        let value = |after: &str, end: char| {
+            let (_, rest) = head.split_once(after)?;
+            rest.split_once(end).map(|(value, _)| value)
+        };
+        let index = value("{\"index\":", ',').and_then(|digits| digits.parse().ok());
+        let at = value(",\"at\":\"", '"').and_then(|time| time.parse().ok());
+        let (_, event) = head
+            .split_once(",\"event\":{")
+            .ok_or_else(|| fault("no event"))?;
+        let device = event.contains(",\"kind\":\"device\",");
+        let station = text(station);
+        let station = station.split('"').next().unwrap_or_default();
+        Ok(Self {
+            index: index.ok_or_else(|| fault("no index"))?,
+            at: at.ok_or_else(|| fault("no time"))?,
+            told: if device {
+                Told::Issued(station.to_owned())
+            } else {
+                Told::Other
+            },
+        })
+    }
+}
+
 /// What an `issued` entry tells beside the certificate. Digests are hexadecimal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Issued {
@@ -176,10 +257,46 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_glance_sees_who_asked_and_no_more() {
+        let told = |leaf: &str, station: Option<&str>| {
+            let glance = Glance::parse(leaf.as_bytes(), station.map(str::as_bytes)).unwrap();
+            assert_eq!(
+                (glance.index, glance.at.to_rfc3339()),
+                (7, "2026-11-29T06:00:00.000001+00:00".to_owned())
+            );
+            glance.told
+        };
+        let issued = |kind: &str| {
+            let leaf = format!(r#"{HEAD}"issued","event":{{"intent":"0","kind":"{kind}","ser"#);
+            told(&leaf, Some(r#"line-3","order":"WO"#))
+        };
+        assert_eq!(issued("device"), Told::Issued("line-3".to_owned()));
+        assert_eq!(issued("station"), Told::Other);
+        let other = |kind: &str, event: &str| {
+            told(&format!(r#"{HEAD}"{kind}","event":{{{event}}}}}"#), None)
+        };
+        let name = || "line-3".to_owned();
+        assert_eq!(
+            other("confirmed", r#""by" : "line-3""#),
+            Told::Confirmed(name())
+        );
+        assert_eq!(
+            other("refused", r#""by":"line-3","problem":"order-closed""#),
+            Told::Refused(name(), "order-closed".to_owned())
+        );
+        assert_eq!(other("scrapped", ""), Told::Scrapped);
+        assert_eq!(other("revoked", ""), Told::Revoked);
+        assert_eq!(other("crl", ""), Told::Other);
+        assert!(Glance::parse(b"{", None).is_err());
+        assert!(Glance::parse(b"{", Some(b"x")).is_err());
+    }
+
     proptest! {
         #[test]
         fn no_octets_make_the_reader_stumble(leaf: Vec<u8>) {
             let _ = Entry::parse(&leaf);
+            let _ = Glance::parse(&leaf, Some(&leaf));
         }
     }
 }

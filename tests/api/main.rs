@@ -40,4 +40,5 @@ mod stations;
 mod tickets;
 mod tls_files;
 mod transport;
+mod ui;
 mod verification;

@@ -17,6 +17,7 @@ mod batches;
 mod clock;
 mod crl;
 mod database;
+mod floor;
 mod hsm;
 mod life;
 mod load;

@@ -30,13 +30,19 @@ pub struct Browser {
     asks: Curl,
     /// The session's address.
     session: String,
+    /// The service's.
+    service: String,
     home: TempDir,
 }
 
 impl Browser {
-    /// A browser whose home holds the client certificate of this name.
+    /// A browser whose home holds the client certificate of this name in the shared world.
     pub fn of(name: &str) -> Self {
-        let world = shared();
+        Self::at(shared(), name)
+    }
+
+    /// The same in another world.
+    pub fn at(world: &World, name: &str) -> Self {
         let home = TempDir::new().unwrap();
         keep_certificates(world, name, home.path());
         let mut driver = Command::new("chromedriver")
@@ -61,6 +67,7 @@ impl Browser {
             driver,
             asks: Curl::new(&url, &world.dir.join("tls/ca.pem"), None),
             session: String::new(),
+            service: world.url.clone(),
             home,
         };
         let capabilities = capabilities(world, browser.home.path());
@@ -71,7 +78,7 @@ impl Browser {
 
     /// Goes to an address of the world's service.
     pub fn open(&self, path: &str) {
-        let url = format!("{}{path}", shared().url);
+        let url = format!("{}{path}", self.service);
         self.tell("POST", "/url", &json!({ "url": url }));
     }
 
@@ -163,7 +170,7 @@ impl Browser {
 
     /// Waits for an address of the service.
     pub fn wait_for(&self, path: &str) {
-        let url = format!("{}{path}", shared().url);
+        let url = format!("{}{path}", self.service);
         self.wait_until(path, |browser| {
             let here = browser.tell("GET", "/url", &Value::Null);
             here == url.as_str() && browser.script("return document.readyState") == "complete"
@@ -201,6 +208,27 @@ impl Browser {
         self.develop("Emulation.setDeviceMetricsOverride", size);
     }
 
+    /// When the page was first painted, in milliseconds after it was asked for.
+    pub fn first_paint(&self) -> f64 {
+        let paint =
+            "return (performance.getEntriesByName('first-contentful-paint')[0] || {}).startTime";
+        self.wait_until("painted", |browser| !browser.script(paint).is_null());
+        self.script(paint).as_f64().unwrap()
+    }
+
+    /// The network is gone, or there again.
+    pub fn offline(&self, gone: bool) {
+        let network = json!({ "offline": gone, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1 });
+        self.develop("Network.enable", json!({}));
+        self.develop("Network.emulateNetworkConditions", network);
+    }
+
+    /// Whether the pages' scripts run; the test's own do.
+    pub fn scripts(&self, run: bool) {
+        let value = json!({ "value": !run });
+        self.develop("Emulation.setScriptExecutionDisabled", value);
+    }
+
     /// A picture of the whole page, PNG.
     pub fn picture(&self) -> Vec<u8> {
         let size = self.develop("Page.getLayoutMetrics", json!({}));
@@ -230,7 +258,7 @@ impl Browser {
         });
         let asked: Vec<String> = asked.collect();
         assert!(asked.len() > 3, "nothing was noted: {asked:?}");
-        let service = format!("{}/", shared().url);
+        let service = format!("{}/", self.service);
         for url in asked {
             // The browser's own page, before the first of ours.
             let own = url.starts_with("chrome") || url.starts_with("data:");

@@ -13,6 +13,9 @@
 
 mod audit;
 mod batches;
+#[allow(dead_code, reason = "the tests use more of it")]
+#[path = "../pages/browser.rs"]
+mod browser;
 mod flood;
 mod handshakes;
 mod idle;
@@ -21,6 +24,7 @@ mod large;
 #[path = "../issuance/load.rs"]
 mod load;
 mod orders;
+mod pages;
 mod quiet;
 mod revocations;
 #[path = "../support/mod.rs"]
@@ -63,6 +67,8 @@ fn main() {
         }
         Some("ledger-search") => large::search(number(1, 50)),
         Some("ledger-export") => large::export(),
+        Some("pages-paint") => pages::paint(number(1, 9)),
+        Some("pages-viewers") => pages::viewers(number(1, 5), number(2, 20)),
         Some("orders") => orders::orders(number(1, 1_000), number(2, 10)),
         Some("handshakes") => {
             let most = arguments.get(2).map(|_| number(2, 0));
@@ -75,7 +81,7 @@ fn main() {
         Some("idle-connections") => idle::idle(number(1, 10_000)),
         _ => {
             eprintln!(
-                "usage: proofs batches-kills [DEVICES [KILLS]] | batches-line [PAIRS [SECONDS]] | batches-list [DEVICES] | batches-full-disk [DEVICES] | handshakes [SECONDS [PER_SECOND_MAX]] | flood [PAIRS [SECONDS [PER_SECOND]]] | idle-connections [COUNT] | kills [COUNT] | ledger-seed COUNT [MONTHS] | ledger-search [COUNT] | ledger-export | log-kills [COUNT] | log-latency [COUNT] | database-outage [SECONDS] | hsm-outage [AWAY_SECONDS FROZEN_SECONDS] | orders [QUANTITY KILLS] | crl [ENTRIES SECONDS] | ocsp [SECONDS]"
+                "usage: proofs batches-kills [DEVICES [KILLS]] | batches-line [PAIRS [SECONDS]] | batches-list [DEVICES] | batches-full-disk [DEVICES] | handshakes [SECONDS [PER_SECOND_MAX]] | flood [PAIRS [SECONDS [PER_SECOND]]] | idle-connections [COUNT] | kills [COUNT] | ledger-seed COUNT [MONTHS] | ledger-search [COUNT] | ledger-export | log-kills [COUNT] | log-latency [COUNT] | database-outage [SECONDS] | hsm-outage [AWAY_SECONDS FROZEN_SECONDS] | orders [QUANTITY KILLS] | pages-paint [TIMES] | pages-viewers [PAIRS [SECONDS]] | crl [ENTRIES SECONDS] | ocsp [SECONDS]"
             );
             std::process::exit(2);
         }

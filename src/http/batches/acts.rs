@@ -114,8 +114,18 @@ pub async fn confirm(
     Ok(HttpResponse::Ok().json(BatchBody::from(batch)))
 }
 
-/// Does it, and says how the batch stands; where it stands elsewhere, that.
 async fn done(id: &str, ca: &Ca, act: BatchAct, state: State) -> Result<HttpResponse, Problem> {
+    let batch = self::act(id, ca, act, state).await?;
+    Ok(HttpResponse::Ok().json(BatchBody::from(batch)))
+}
+
+/// Does it, and says how the batch stands; where it stands elsewhere, that.
+pub(in crate::http) async fn act(
+    id: &str,
+    ca: &Ca,
+    act: BatchAct,
+    state: State,
+) -> Result<Batch, Problem> {
     let batch: Batch = batches::found(id, ca).await?;
     let batch = ca.batches.act(batch.id, act).await?;
     let batch = batch.ok_or_else(batches::not_here)?;
@@ -125,5 +135,5 @@ async fn done(id: &str, ca: &Ca, act: BatchAct, state: State) -> Result<HttpResp
             format!("the batch is {}", batch.state.as_str()),
         ));
     }
-    Ok(HttpResponse::Ok().json(BatchBody::from(batch)))
+    Ok(batch)
 }

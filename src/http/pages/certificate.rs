@@ -21,6 +21,7 @@ use crate::http::certificates::note;
 use crate::http::pages::Frame;
 use crate::http::pages::Moment;
 use crate::http::pages::guard;
+use crate::http::pages::now::NO_END;
 use crate::http::pages::reader;
 use crate::http::pages::search::filtered;
 use crate::http::pages::write;
@@ -36,8 +37,6 @@ use crate::pki::serial::SerialNumber;
 const CHAIN_MAX: i64 = 100;
 /// Batches that are looked through for the one that a certificate came from, at most.
 const BATCHES_MAX: i64 = 20;
-/// The year that stands for none (RFC 5280, 4.1.2.5: 99991231235959Z).
-const NO_END: i32 = 9999;
 
 /// The story of one certificate.
 pub async fn show(
