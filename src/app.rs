@@ -347,7 +347,8 @@ fn measure(
 }
 
 /// Where the service writes.
-fn directories(config: &Config) -> Vec<(&'static str, PathBuf)> {
+#[must_use]
+pub fn directories(config: &Config) -> Vec<(&'static str, PathBuf)> {
     let audit = config.raw.audit.as_ref();
     let journal = audit.and_then(|audit| audit.journal.as_ref());
     let journal = journal.map(|journal| ("journal", journal.directory.clone()));

@@ -1,7 +1,10 @@
-//! `doctor`: looks at configuration, TLS files, database and HSM, and says what is wrong and where.
+//! `doctor`: looks at configuration, TLS files, database, HSM, certificates, templates, disks and backups,
+//! and says what is wrong and what helps.
 
+use std::path::Path;
 use std::time::Duration;
 
+use nix::sys::statvfs::statvfs;
 use serde::Serialize;
 
 use crate::app;
@@ -13,34 +16,79 @@ use crate::cli::Global;
 use crate::cli::Outcome;
 use crate::config::Config;
 use crate::db;
+use crate::db::check::StartupFault;
+use crate::db::measures::PgMeasures;
 use crate::hsm;
 use crate::http::tls::Tls;
 use crate::metrics::HsmMetrics;
 use crate::metrics::TlsMetrics;
 use crate::pki::entry::LOG_KEY_NAME;
+use crate::pki::issuer::Issuer;
+use crate::pki::profile::Profile;
 use crate::pki::report;
 
 /// Time for a token to open and prove its keys.
 const HSM_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Days before an end at which it is said, and fails nothing yet.
+const SOON_DAYS: i64 = 90;
+/// The same for the service's own certificate, which is short-lived.
+const TLS_SOON_DAYS: i64 = 14;
+/// Free shares of a disk, in percent, at which it is said, and at which it fails.
+const FREE_PERCENT: (u64, u64) = (15, 3);
+/// Age of a backup at which it is said.
+const BACKUP_HOURS: f64 = 26.0;
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Level {
+    Ok,
+    /// Nothing is refused yet.
+    Warning,
+    Failure,
+}
+
 #[derive(Serialize)]
 struct Finding {
     check: String,
     ok: bool,
+    level: Level,
     detail: String,
+    /// What to do; null when nothing is to be done.
+    cure: Option<&'static str>,
+    /// The page that says more, on the service itself.
+    page: Option<&'static str>,
 }
 
 impl Finding {
     fn new(check: impl Into<String>, result: Result<String, String>) -> Self {
-        let (ok, detail) = match result {
-            Ok(detail) => (true, detail),
-            Err(detail) => (false, detail),
+        let (level, detail) = match result {
+            Ok(detail) => (Level::Ok, detail),
+            Err(detail) => (Level::Failure, detail),
         };
         Self {
             check: check.into(),
-            ok,
+            ok: level != Level::Failure,
+            level,
             detail,
+            cure: None,
+            page: None,
         }
+    }
+
+    fn warning(check: impl Into<String>, detail: String) -> Self {
+        Self {
+            level: Level::Warning,
+            ..Self::new(check, Ok(detail))
+        }
+    }
+
+    /// What helps, where something is to be done.
+    fn cured(mut self, cure: &'static str, page: &'static str) -> Self {
+        if self.level != Level::Ok {
+            (self.cure, self.page) = (Some(cure), Some(page));
+        }
+        self
     }
 }
 
@@ -56,14 +104,32 @@ pub fn run(global: &Global) -> Outcome {
         )),
     )];
     findings.push(tls(&config)?);
-    findings.push(database(&config)?);
+    let database = database(&config)?;
+    let answers = database.ok;
+    findings.push(database);
     findings.extend(hsm(&config)?);
+    findings.extend(config.issuers.iter().map(|issuer| ends(issuer)));
+    findings.extend(config.profiles.iter().map(|it| profile(it, &config)));
+    for (name, path) in app::directories(&config) {
+        findings.push(disk(name, &path));
+    }
+    if answers {
+        findings.push(backup(&config)?);
+    }
     let sound = findings.iter().all(|finding| finding.ok);
     if global.json {
         crate::cli::print_json(&findings)?;
     } else {
-        for Finding { check, ok, detail } in &findings {
-            println!("{} {check}: {detail}", if *ok { "ok  " } else { "FAIL" });
+        for finding in &findings {
+            let word = match finding.level {
+                Level::Ok => "ok  ",
+                Level::Warning => "warn",
+                Level::Failure => "FAIL",
+            };
+            println!("{word} {}: {}", finding.check, finding.detail);
+            if let (Some(cure), Some(page)) = (finding.cure, finding.page) {
+                println!("     {cure} ({page})");
+            }
         }
     }
     if sound {
@@ -78,12 +144,28 @@ pub fn run(global: &Global) -> Outcome {
 
 fn tls(config: &Config) -> anyhow::Result<Finding> {
     let metrics = TlsMetrics::new(&prometheus::Registry::new())?;
-    let loaded = Tls::load(app::tls_files(config), SystemClock.now(), metrics);
-    Ok(Finding::new(
-        "tls",
-        loaded
-            .map(|_| "certificate, key and clients' trust anchors fit and are valid now".into())
-            .map_err(|e| e.to_string()),
+    let ends = metrics.not_after.clone();
+    let now = SystemClock.now();
+    let loaded = Tls::load(app::tls_files(config), now, metrics);
+    let files = ["certificate", "client_ca"].map(|file| {
+        let ends = ends.with_label_values(&[file]).get();
+        (file, (ends - now.timestamp()) / 86_400)
+    });
+    let soon = files.iter().find(|(_, days)| *days < TLS_SOON_DAYS);
+    let finding = match (loaded, soon) {
+        (Ok(_), Some((file, days))) => {
+            Finding::warning("tls", format!("http.{file}: it ends in {days} days"))
+        }
+        (loaded, _) => Finding::new(
+            "tls",
+            loaded
+                .map(|_| "certificate, key and clients' trust anchors fit and are valid now".into())
+                .map_err(|e| e.to_string()),
+        ),
+    };
+    Ok(finding.cured(
+        "put new files in their place; they are taken into use without a restart",
+        "/runbooks/server-certificate-expires",
     ))
 }
 
@@ -91,12 +173,121 @@ fn database(config: &Config) -> anyhow::Result<Finding> {
     let settings = app::database_config(config)?;
     let check = db::check::startup(&settings, &SystemClock, config.clock_difference_max);
     let result = crate::cli::runtime()?.block_on(check);
-    Ok(Finding::new(
-        "database",
-        result
-            .map(|()| "schema, role, durability and clock are right".into())
-            .map_err(|e| e.to_string()),
-    ))
+    let (cure, page) = match &result {
+        Err(StartupFault::SchemaOld { .. }) => ("certfactory migrate", "/manual/running"),
+        Err(
+            StartupFault::Clock { .. }
+            | StartupFault::ClockUnset(_)
+            | StartupFault::ClockBehind { .. },
+        ) => (
+            "set both clocks by the same time server",
+            "/runbooks/clock-untrusted",
+        ),
+        _ => (
+            "look whether the server runs and lets the service's role in",
+            "/runbooks/database-unreachable",
+        ),
+    };
+    let result = result
+        .map(|()| "schema, role, durability and clock are right".into())
+        .map_err(|e| e.to_string());
+    Ok(Finding::new("database", result).cured(cure, page))
+}
+
+/// How long an issuer lives.
+fn ends(issuer: &Issuer) -> Finding {
+    let check = format!("certificate of issuer `{}`", issuer.name);
+    let days = (issuer.validity.not_after - SystemClock.now()).num_days();
+    let detail = format!("it ends at {}", issuer.validity.not_after.to_rfc3339());
+    let finding = match days {
+        ..0 => Finding::new(check, Err(detail)),
+        0..SOON_DAYS => Finding::warning(check, detail),
+        _ => Finding::new(check, Ok(detail)),
+    };
+    finding.cured(
+        "make its next generation: certfactory issuer rotate",
+        "/runbooks/issuer-expires",
+    )
+}
+
+/// How long a profile issues, and what AWS IoT will say of its template.
+fn profile(profile: &Profile, config: &Config) -> Finding {
+    let check = format!("profile `{}`", profile.name);
+    let last = profile.issuers().last();
+    let issuer = config
+        .issuers
+        .iter()
+        .find(|it| Some(it.name.as_str()) == last);
+    let ends = issuer.map(|issuer| profile.validity.last_start(&issuer.validity));
+    let days = ends.map_or(0, |ends| (ends - SystemClock.now()).num_days());
+    let warnings = profile.jitp.as_ref().map_or(&[][..], |it| it.warnings());
+    match (ends, warnings) {
+        (Some(ends), _) if days < SOON_DAYS => {
+            let detail = format!("it issues until {}", ends.to_rfc3339());
+            let finding = if days < 0 {
+                Finding::new(check, Err(detail))
+            } else {
+                Finding::warning(check, detail)
+            };
+            finding.cured(
+                "name the next issuer in it, and when it begins",
+                "/runbooks/profile-ends",
+            )
+        }
+        (_, [first, ..]) => Finding::warning(check, format!("template: {}", first.detail))
+            .cured("certfactory jitp lint says all of it", "/manual/jitp"),
+        _ => Finding::new(
+            check,
+            Ok("its template is sound, its issuer lives".to_owned()),
+        ),
+    }
+}
+
+/// Whether a directory can be written to for a while.
+fn disk(name: &str, path: &Path) -> Finding {
+    let check = format!("disk of the {name} directory");
+    let finding = match statvfs(path) {
+        Err(error) => Finding::new(check, Err(format!("{}: {error}", path.display()))),
+        Ok(disk) => {
+            let percent = disk.blocks_available() * 100 / disk.blocks().max(1);
+            let detail = format!("{}: {percent} % free", path.display());
+            let (soon, late) = FREE_PERCENT;
+            if percent < late {
+                Finding::new(check, Err(detail))
+            } else if percent < soon {
+                Finding::warning(check, detail)
+            } else {
+                Finding::new(check, Ok(detail))
+            }
+        }
+    };
+    finding.cured(
+        "make room, or give it a disk of its own",
+        "/runbooks/disk-nearly-full",
+    )
+}
+
+fn backup(config: &Config) -> anyhow::Result<Finding> {
+    let settings = app::database_config(config)?;
+    // Its connections belong to the runtime that asks.
+    let measured = crate::cli::runtime()?.block_on(async {
+        let measures = PgMeasures::new(&settings)?;
+        Ok::<_, anyhow::Error>(measures.measure().await)
+    })?;
+    let finding = match measured.map(|measures| measures.backup_age) {
+        Err(fault) => Finding::new("backup", Err(fault.to_string())),
+        Ok(None) => Finding::warning("backup", "there was none".to_owned()),
+        Ok(Some(age)) => {
+            let hours = age / 3_600.0;
+            let detail = format!("the last one was made {hours:.0} hours ago");
+            if hours > BACKUP_HOURS {
+                Finding::warning("backup", detail)
+            } else {
+                Finding::new("backup", Ok(detail))
+            }
+        }
+    };
+    Ok(finding.cured("certfactory backup DIRECTORY", "/runbooks/backup-old"))
 }
 
 /// Opens every token; each key signs a challenge that must verify under its issuer's certificate.
@@ -139,7 +330,13 @@ fn hsm(config: &Config) -> anyhow::Result<Vec<Finding>> {
         )
     });
     let findings = findings.chain(responders).chain(report_key);
-    let findings = findings.chain(log_key).collect();
+    let cured = |finding: Finding| {
+        finding.cured(
+            "look at the token, its PIN and its key; a refused PIN is not tried again before a restart",
+            "/runbooks/hsm-key-unusable",
+        )
+    };
+    let findings = findings.chain(log_key).map(cured).collect();
     hsm.shutdown();
     Ok(findings)
 }
