@@ -359,8 +359,8 @@ int main(int count, char **arguments) {
     int enrols = count == 3 && strcmp(arguments[1], "enrol") == 0;
     if (!enrols && (count < 5 || strcmp(arguments[1], "device") != 0))
         fail(USAGE, "usage: station enrol CODE_FILE | station device PROFILE TARGET.pem ATTRIBUTE=VALUE...");
-    url = setting("CERTFACTORY_URL", NULL);
-    ca = setting("CERTFACTORY_CA", NULL);
+    url = setting("CERTFACTORY_URL", "https://127.0.0.1:8443");
+    ca = setting("CERTFACTORY_CA", "/etc/certfactory/tls/ca.pem");
     name = setting("CERTFACTORY_STATION", NULL);
     dir = setting("CERTFACTORY_STATION_DIR", ".");
     patience = strtol(setting("CERTFACTORY_RETRY_SECONDS", "120"), NULL, 10);

@@ -73,12 +73,12 @@ class Service:
     """The service, as this station sees it."""
 
     def __init__(self, enrolled):
-        url = urllib.parse.urlsplit(setting("CERTFACTORY_URL"))
+        url = urllib.parse.urlsplit(setting("CERTFACTORY_URL", "https://127.0.0.1:8443"))
         self.address = (url.hostname, url.port or 443)
         self.name = setting("CERTFACTORY_STATION")
         self.dir = Path(setting("CERTFACTORY_STATION_DIR", "."))
         self.give_up = time.monotonic() + int(setting("CERTFACTORY_RETRY_SECONDS", "120"))
-        self.context = ssl.create_default_context(cafile=setting("CERTFACTORY_CA"))
+        self.context = ssl.create_default_context(cafile=setting("CERTFACTORY_CA", "/etc/certfactory/tls/ca.pem"))
         if enrolled:
             self.context.load_cert_chain(self.file(".pem"), self.file(".key"))
 

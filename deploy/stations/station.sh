@@ -13,8 +13,8 @@ export LC_ALL=C
 fail() { echo "station.sh: $2" >&2; exit "$1"; }
 usage() { fail 2 "usage: station.sh enrol CODE_FILE | station.sh device PROFILE TARGET.pem ATTRIBUTE=VALUE..."; }
 
-url=${CERTFACTORY_URL:?the service, https://…}
-ca=${CERTFACTORY_CA:?trust anchor of the service, PEM}
+url=${CERTFACTORY_URL:-https://127.0.0.1:8443}
+ca=${CERTFACTORY_CA:-/etc/certfactory/tls/ca.pem}
 name=${CERTFACTORY_STATION:?the name of this station}
 dir=${CERTFACTORY_STATION_DIR:-.}
 patience=${CERTFACTORY_RETRY_SECONDS:-120}
