@@ -13,7 +13,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod package;
 mod stations;
+mod systemd;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
