@@ -16,6 +16,7 @@ mod support;
 mod cluster;
 mod package;
 mod stations;
+mod supply;
 mod systemd;
 
 use std::path::{Path, PathBuf};

@@ -140,6 +140,11 @@ fn the_packages_scripts_are_clean_before_shellcheck() {
     for script in scripts {
         shellcheck.arg(source("deploy/debian").join(script));
     }
-    shellcheck.arg(source("tests/proofs/debian-package"));
+    for script in ["deploy/sbom", "deploy/kubernetes/render"] {
+        shellcheck.arg(source(script));
+    }
+    for proof in ["debian-package", "kubernetes"] {
+        shellcheck.arg(source("tests/proofs").join(proof));
+    }
     ok(&mut shellcheck);
 }
