@@ -143,7 +143,7 @@ fn the_packages_scripts_are_clean_before_shellcheck() {
     for script in ["deploy/sbom", "deploy/kubernetes/render"] {
         shellcheck.arg(source(script));
     }
-    for proof in ["debian-package", "kubernetes"] {
+    for proof in ["debian-package", "container", "kubernetes"] {
         shellcheck.arg(source("tests/proofs").join(proof));
     }
     ok(&mut shellcheck);
