@@ -16,6 +16,7 @@ pub mod issuer;
 pub mod jitp;
 pub mod migrate;
 pub mod order;
+pub mod packaging;
 pub mod reconcile;
 pub mod serve;
 pub mod signing_key;
@@ -108,6 +109,9 @@ enum Command {
     /// Measure.
     #[command(subcommand)]
     Benchmark(benchmark::BenchmarkCommand),
+    /// Write manual pages and completions, for who makes a package.
+    #[command(hide = true)]
+    Packaging(packaging::PackagingArguments),
 }
 
 /// A command that did not do what was asked.
@@ -172,6 +176,7 @@ pub fn run(arguments: Arguments) -> ! {
         Command::Station(command) => station::run(&global, &command),
         Command::Jitp(command) => jitp::run(&global, &command),
         Command::Benchmark(command) => benchmark::run(&global, &command),
+        Command::Packaging(arguments) => packaging::run(&arguments),
     };
     let code = match outcome {
         Ok(()) => 0,

@@ -1,9 +1,11 @@
 //! Configuration: `RawConfig` is the file as written, [`Config`] is checked and complete.
 //!
 //! Relative paths are relative to the configuration file. Secrets are never in it: PIN and
-//! password come from files of their own. All faults are reported at once.
+//! password come from files of their own, also from systemd's `${CREDENTIALS_DIRECTORY}`. All faults
+//! are reported at once.
 
 mod audit;
+mod credential;
 
 pub use audit::AuditSection;
 pub use audit::JournalSection;
@@ -506,11 +508,14 @@ impl RawConfig {
             &mut self.http.client_ca,
             &mut self.issuance.profiles,
         ];
-        let paths = paths
-            .into_iter()
-            .chain(self.database.password_file.as_mut())
-            .chain(self.database.owner_password_file.as_mut());
-        let paths = paths.chain(self.hsm.iter_mut().map(|h| &mut h.pin_file));
+        let secrets = self.hsm.iter_mut().map(|h| &mut h.pin_file);
+        let secrets = secrets.chain(self.database.password_file.as_mut());
+        let secrets = secrets.chain(self.database.owner_password_file.as_mut());
+        let credentials = credential::directory();
+        for path in secrets {
+            *path = credential::resolve(path, base, credentials.as_deref());
+        }
+        let paths = paths.into_iter();
         let paths = paths.chain(self.ticket_key.iter_mut().map(|k| &mut k.public_key));
         let paths = paths.chain(self.site.report_key.as_mut().map(|k| &mut k.public_key));
         let paths = paths.chain(self.batches.as_mut().map(|b| &mut b.directory));

@@ -5,6 +5,7 @@
 
 /// Its pages, by name.
 pub const PAGES: &[(&str, &str)] = &[
+    ("install", include_str!("manual/install.md")),
     ("issuance", include_str!("manual/issuance.md")),
     ("orders", include_str!("manual/orders.md")),
     ("transport", include_str!("manual/transport.md")),
@@ -150,6 +151,9 @@ pub const RUNBOOKS: &[(&str, &str)] = &[
         include_str!("../deploy/runbooks/witness-refuses.md"),
     ),
 ];
+
+#[doc = include_str!("manual/install.md")]
+pub mod install {}
 
 #[doc = include_str!("manual/issuance.md")]
 pub mod issuance {}

@@ -1,5 +1,5 @@
 //! `station add|list|show|rights|disable|enable|code|enrol|renew|approvals|approve`: who may use the
-//! service, through a running service.
+//! service, through a running service; and `station first-administrator`, in its database.
 
 use std::path::{Path, PathBuf};
 
@@ -11,12 +11,16 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
+use crate::app::owner_config;
+use crate::ca::station::enrolment::enrolment_code;
 use crate::cli::Failure;
 use crate::cli::Global;
 use crate::cli::Outcome;
 use crate::cli::cert;
 use crate::cli::cert::Format;
 use crate::cli::client::Connect;
+use crate::config::RawConfig;
+use crate::db::principals::add_first_administrator;
 
 /// Stations and people, through a running service.
 #[derive(Subcommand)]
@@ -43,6 +47,9 @@ pub enum StationCommand {
     Approvals(ListArguments),
     /// Approve what another administrator proposed.
     Approve(ApproveArguments),
+    /// Register the first administrator, in the database itself, as its owner; prints the enrolment
+    /// code. Refused while an administrator can connect.
+    FirstAdministrator(FirstArguments),
 }
 
 /// `station add`
@@ -187,6 +194,14 @@ pub struct ApproveArguments {
     id: String,
 }
 
+/// `station first-administrator`
+#[derive(Args)]
+pub struct FirstArguments {
+    /// Unique name: 1 to 64 of `A-Z a-z 0-9 . _ -`.
+    #[arg(value_parser = name)]
+    name: String,
+}
+
 /// It becomes a part of an address.
 fn name(text: &str) -> Result<String, String> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
@@ -255,8 +270,29 @@ pub fn run(global: &Global, command: &StationCommand) -> Outcome {
             let path = format!("/v1/approvals/{}", it.id);
             ask(&it.connect, Method::POST, &path, None)?
         }
+        StationCommand::FirstAdministrator(it) => first_administrator(global, &it.name)?,
     };
     print(global, &answer)
+}
+
+/// Before there is anybody whom the service knows, only the database's owner can say who is.
+fn first_administrator(global: &Global, name: &str) -> Result<Value, Failure> {
+    let raw = RawConfig::read(&global.config)?;
+    let database = &raw.database;
+    let url = database.owner_url.as_ref().unwrap_or(&database.url);
+    let owner = owner_config(database, url)?;
+    let (code, code_sha256) = enrolment_code().map_err(anyhow::Error::new)?;
+    let added = crate::cli::runtime()?
+        .block_on(add_first_administrator(&owner, name, &code_sha256))
+        .map_err(|e| Failure::new(Failure::DEPENDENCY, e))?;
+    if !added {
+        let there = anyhow!("an administrator can connect, or `{name}` is somebody else");
+        return Err(Failure::new(Failure::REFUSED, there));
+    }
+    Ok(json!({
+        "name": name, "role": "administrator",
+        "enrolment_code": code.expose_secret(), "enrolment_code_hours": 24,
+    }))
 }
 
 fn enrol(global: &Global, arguments: &EnrolArguments) -> Outcome {

@@ -8,6 +8,7 @@ use sqlx::postgres::PgRow;
 use sqlx::types::Json;
 
 use crate::ca::Principal;
+use crate::ca::Role;
 use crate::ca::station::Rights;
 use crate::db::config::DbConfig;
 use crate::db::config::Purpose;
@@ -71,6 +72,64 @@ async fn add_by(connection: &mut PgConnection, principal: &Principal) -> Result<
     }
     transaction.commit().await?;
     Ok(added.rows_affected() == 1)
+}
+
+/// Registers an administrator who may enrol a key with this code, for a service that knows none yet.
+/// `false`: an administrator can connect, or the name is somebody else's.
+pub async fn add_first_administrator(
+    config: &DbConfig,
+    name: &str,
+    code_sha256: &[u8; 32],
+) -> Result<bool, DbFault> {
+    let mut connection = config.options(Purpose::Command)?.connect().await?;
+    let mut transaction = connection.begin().await?;
+    // Of two such commands at once, the second sees the first.
+    sqlx::raw_sql("LOCK TABLE principal IN SHARE ROW EXCLUSIVE MODE")
+        .execute(&mut *transaction)
+        .await?;
+    let in_the_way: bool = sqlx::query_scalar(
+        "SELECT EXISTS (
+             SELECT FROM principal p
+             WHERE (p.name = $1 AND (p.role <> $2 OR p.disabled))
+                OR (p.role = $2 AND NOT p.disabled AND EXISTS (
+                        SELECT FROM principal_key k
+                        WHERE k.name = p.name
+                          AND (k.dies_at IS NULL OR k.dies_at > statement_timestamp()))))",
+    )
+    .bind(name)
+    .bind(Role::Administrator.as_str())
+    .fetch_one(&mut *transaction)
+    .await?;
+    if in_the_way {
+        return Ok(false);
+    }
+    let insert = "INSERT INTO principal (name, role, disabled, rights) VALUES ($1, $2, false, $3)
+        ON CONFLICT DO NOTHING";
+    sqlx::query(insert)
+        .bind(name)
+        .bind(Role::Administrator.as_str())
+        .bind(Json(Rights::default()))
+        .execute(&mut *transaction)
+        .await?;
+    // An earlier code is good for nothing, as in the service.
+    sqlx::query(
+        "UPDATE enrolment SET expires_at = statement_timestamp()
+         WHERE name = $1 AND expires_at > statement_timestamp()",
+    )
+    .bind(name)
+    .execute(&mut *transaction)
+    .await?;
+    sqlx::query(
+        "INSERT INTO enrolment (code_sha256, name, created_by, expires_at)
+         VALUES ($1, $2, 'command', statement_timestamp() + interval '24 hours')",
+    )
+    .bind(&code_sha256[..])
+    .bind(name)
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    connection.close().await?;
+    Ok(true)
 }
 
 /// Disables or enables a principal: in force as soon as the service next reads the table.

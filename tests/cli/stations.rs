@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::support::device::Device;
-use crate::support::world::{World, shared};
+use crate::support::world::{OwnWorld, World, shared};
 use crate::{Done, finish, run, text};
 
 #[test]
@@ -109,6 +109,46 @@ fn a_station_is_added_enrolled_shown_and_renewed_from_the_command_line() {
     assert!(run(world, &renew).ok().text().contains("BEGIN CERTIFICATE"));
     as_administrator(world, &["station", "disable", "station-cli"]).ok();
     as_administrator(world, &["station", "show", "nobody-here"]).fails(3);
+}
+
+#[test]
+fn the_first_administrator_is_registered_in_the_database_while_nobody_else_can_be() {
+    let own = OwnWorld::running();
+    let world = &own.world;
+    let first = |name: &str| run(world, &["station", "first-administrator", name]);
+    first("anna").fails(4).silent().says("can connect");
+    world.sql("UPDATE principal SET disabled = true WHERE role = 'administrator'");
+    first("operator").fails(4).silent();
+    let earlier = first("anna").ok().text();
+    let code = first("anna").ok().text();
+
+    let dir = tempfile::tempdir().unwrap();
+    let key = Device::p256();
+    let csr = write(dir.path(), "anna.csr", key.csr().as_bytes());
+    let enrol = |code: &str| {
+        let code = write(dir.path(), "code", code.as_bytes());
+        run(
+            world,
+            &[
+                "station",
+                "enrol",
+                "anna",
+                "--csr",
+                &csr,
+                "--code-file",
+                &code,
+            ],
+        )
+    };
+    enrol(&earlier).fails(4);
+    let pem = enrol(&code).ok().text();
+    let certificate = write(dir.path(), "anna.pem", pem.as_bytes());
+    let key = key.key.private_key_to_pem_pkcs8().unwrap();
+    write(dir.path(), "anna.key", &key);
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let list = ["station", "list", "--client-certificate", &certificate];
+    assert!(run(world, &list).ok().text().contains("anna"));
+    first("berta").fails(4).says("can connect");
 }
 
 #[test]

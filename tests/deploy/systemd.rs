@@ -1,0 +1,98 @@
+//! The unit: how much of the system it leaves to a service that was taken over.
+
+use std::fs;
+use std::process::Command;
+
+use crate::{finish, ok, source};
+
+const UNIT: &str = include_str!("../../deploy/systemd/certfactory.service");
+
+/// The value of a setting that is there once.
+fn setting(name: &str) -> &str {
+    let mut values = UNIT
+        .lines()
+        .filter_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    let value = values
+        .next()
+        .unwrap_or_else(|| panic!("{name} is not there"));
+    assert_eq!(values.next(), None, "{name} is there twice");
+    value
+}
+
+#[test]
+fn the_units_exposure_is_at_most_2_5_also_with_an_hsm_in_a_usb_port() {
+    let root = tempfile::tempdir().unwrap();
+    let units = root.path().join("etc/systemd/system");
+    let drop_ins = units.join("certfactory.service.d");
+    fs::create_dir_all(&drop_ins).unwrap();
+    fs::create_dir_all(root.path().join("usr/bin")).unwrap();
+    fs::write(units.join("certfactory.service"), UNIT).unwrap();
+    let exposure = || {
+        let output = finish(
+            Command::new("systemd-analyze")
+                .args(["security", "--offline=true", "--threshold=25", "--no-pager"])
+                .arg(format!("--root={}", root.path().display()))
+                .arg("certfactory.service"),
+        );
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{said}{output:?}");
+        let (_, level) = said.rsplit_once("certfactory.service: ").unwrap();
+        level
+            .split_whitespace()
+            .next()
+            .unwrap()
+            .parse::<f64>()
+            .unwrap()
+    };
+    let without = exposure();
+    fs::copy(
+        source("deploy/systemd/usb-hsm.conf"),
+        drop_ins.join("usb-hsm.conf"),
+    )
+    .unwrap();
+    let with = exposure();
+    assert!(
+        without < with && with <= 2.5,
+        "{without} without the drop-in, {with} with it"
+    );
+    // What the threshold stands for: a unit without a sandbox is refused.
+    fs::write(
+        units.join("certfactory.service"),
+        "[Service]\nExecStart=/bin/true\n",
+    )
+    .unwrap();
+    fs::remove_file(drop_ins.join("usb-hsm.conf")).unwrap();
+    let open = finish(
+        Command::new("systemd-analyze")
+            .args(["security", "--offline=true", "--threshold=25", "--no-pager"])
+            .arg(format!("--root={}", root.path().display()))
+            .arg("certfactory.service"),
+    );
+    assert!(!open.status.success(), "{open:?}");
+}
+
+#[test]
+fn the_unit_keeps_memory_to_itself_and_runs_as_nobody_special() {
+    assert_eq!(setting("LimitCORE"), "0");
+    assert_eq!(setting("MemorySwapMax"), "0");
+    assert_eq!(setting("LimitMEMLOCK"), "infinity");
+    assert_eq!(setting("User"), "certfactory");
+    assert_eq!(setting("CapabilityBoundingSet"), "");
+}
+
+#[test]
+fn the_unit_runs_a_command_that_there_is_on_the_configuration_that_the_package_brings() {
+    let command = setting("ExecStart")
+        .strip_prefix("/usr/bin/certfactory ")
+        .unwrap();
+    let help = ok(Command::new(env!("CARGO_BIN_EXE_certfactory"))
+        .args(command.split(' '))
+        .arg("--help"));
+    assert!(help.contains("/etc/certfactory/config.toml"), "{help}");
+    // What the unit hands over is what the configuration names.
+    let (name, file) = setting("LoadCredential").split_once(':').unwrap();
+    assert_eq!(file, format!("/etc/certfactory/credentials/{name}"));
+    let configuration = include_str!("../../deploy/debian/config.toml");
+    let pin_file = format!("pin_file = \"${{CREDENTIALS_DIRECTORY}}/{name}\"");
+    assert!(configuration.contains(&pin_file));
+}
