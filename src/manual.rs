@@ -18,6 +18,7 @@ pub const PAGES: &[(&str, &str)] = &[
     ("life", include_str!("manual/life.md")),
     ("aws-roads", include_str!("manual/aws-roads.md")),
     ("rehearsal", include_str!("manual/rehearsal.md")),
+    ("monitoring", include_str!("manual/monitoring.md")),
     ("problems", PROBLEMS),
 ];
 
@@ -185,6 +186,9 @@ pub mod decisions {}
 pub mod aws_roads {}
 #[doc = include_str!("manual/rehearsal.md")]
 pub mod rehearsal {}
+
+#[doc = include_str!("manual/monitoring.md")]
+pub mod monitoring {}
 
 #[doc = include_str!("manual/problems.md")]
 pub mod problems {}

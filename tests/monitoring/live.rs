@@ -248,6 +248,7 @@ fn prometheus_answers_every_dashboard_and_rule_and_each_drill_raises_exactly_wha
     let mut texts: Vec<String> = alerts().into_iter().map(|alert| alert.expr).collect();
     texts.extend(recordings().into_iter().map(|(_, expr)| expr));
     texts.extend(dashboards().iter().flat_map(|(_, it)| queries(it)));
+    texts.push(include_str!("../../src/manual/monitoring.md").into());
     texts.extend(RUNBOOKS.iter().map(|(_, page)| (*page).to_owned()));
     for name in texts.iter().flat_map(|text| metrics_named(text)) {
         let excused = EMPTY_WHEN_WELL.iter().map(|(metric, _)| *metric);
