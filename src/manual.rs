@@ -21,6 +21,7 @@ pub const PAGES: &[(&str, &str)] = &[
     ("aws-roads", include_str!("manual/aws-roads.md")),
     ("rehearsal", include_str!("manual/rehearsal.md")),
     ("running", include_str!("manual/running.md")),
+    ("monitoring", include_str!("manual/monitoring.md")),
     ("problems", PROBLEMS),
 ];
 
@@ -198,6 +199,9 @@ pub mod rehearsal {}
 
 #[doc = include_str!("manual/running.md")]
 pub mod running {}
+
+#[doc = include_str!("manual/monitoring.md")]
+pub mod monitoring {}
 
 #[doc = include_str!("manual/problems.md")]
 pub mod problems {}

@@ -22,6 +22,7 @@ mod kind;
 mod ledger;
 mod lives;
 mod log;
+mod measures;
 mod orders;
 mod partition;
 mod schema;

@@ -95,6 +95,8 @@ fn clocks_that_were_both_turned_back_are_found_out_by_the_last_record() {
     own.world
         .sql("UPDATE outcome SET recorded_at = recorded_at + interval '1 day'");
     own.wait_not_ready("last record", seconds(5));
+    let untrusted = "certfactory_clock_trusted 0";
+    own.world.wait_metric(untrusted, seconds(3));
     assert_untrusted(&station.issue(&Device::p256().request("lightbulb")));
 
     own.kill_service();

@@ -282,6 +282,8 @@ fn a_halted_log_stops_issuing_until_its_owner_has_looked() {
     let first = issued(&station.issue(&request));
     own.world.sql("SELECT log_halt('a test')");
     own.wait_not_ready("halted", seconds(5));
+    let halted = "certfactory_log_part_up{part=\"tree\"} 0";
+    own.world.wait_metric(halted, seconds(3));
     let refused = station.issue(&Device::p256().request("lightbulb"));
     assert_eq!(refused.status, 503, "{refused:?}");
     assert!(refused.header("retry-after").is_some());
@@ -338,6 +340,8 @@ fn a_journal_that_cannot_be_written_stops_issuing_and_nothing_else_until_it_can(
     );
     assert!(refused.header("retry-after").is_some());
     own.wait_not_ready("journal", seconds(10));
+    let full = "certfactory_log_part_up{part=\"journal\"} 0";
+    own.world.wait_metric(full, seconds(3));
     let refused = station.issue(&Device::p256().request("lightbulb"));
     assert_eq!(refused.slug(), "log-unavailable");
     // What was released before is in the journal, and is answered for.

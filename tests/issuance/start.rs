@@ -115,6 +115,13 @@ fn a_wrong_pin_is_tried_once_and_said_on_readyz() {
         assert!(own.live());
     }
     assert_eq!(calls(&own, "login"), 1);
+    for shown in [
+        "pin_refused{hsm=\"softhsm\"} 1",
+        "token_up{hsm=\"softhsm\"} 0",
+    ] {
+        let line = format!("certfactory_hsm_{shown}");
+        own.world.wait_metric(&line, seconds(3));
+    }
     let (_, said) = own.readiness();
     assert!(!said.contains("not-the-pin-at-all") && !own.log().contains("not-the-pin-at-all"));
     own.assert_alive();

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::files::{alerts, dashboards, metrics_named, queries, recordings};
 use crate::prometheus::Prometheus;
-use crate::runbooks::raised_when;
+use crate::runbooks::{commands, raised_when};
 use crate::support::device::Device;
 use crate::support::faults::token_away;
 use crate::support::http::Curl;
@@ -221,9 +221,8 @@ fn prometheus_answers_every_dashboard_and_rule_and_each_drill_raises_exactly_wha
 
     // Under load: nothing fails, nothing is empty.
     let until = Instant::now() + Duration::from_secs(25);
-    for (name, dashboard) in dashboards() {
+    for (_, dashboard) in dashboards() {
         for query in queries(&dashboard) {
-            eprintln!("{name}: {query}");
             assert_answered(&prometheus, &query, until);
         }
     }
@@ -248,6 +247,7 @@ fn prometheus_answers_every_dashboard_and_rule_and_each_drill_raises_exactly_wha
     let mut texts: Vec<String> = alerts().into_iter().map(|alert| alert.expr).collect();
     texts.extend(recordings().into_iter().map(|(_, expr)| expr));
     texts.extend(dashboards().iter().flat_map(|(_, it)| queries(it)));
+    texts.push(include_str!("../../src/manual/monitoring.md").into());
     texts.extend(RUNBOOKS.iter().map(|(_, page)| (*page).to_owned()));
     for name in texts.iter().flat_map(|text| metrics_named(text)) {
         let excused = EMPTY_WHEN_WELL.iter().map(|(metric, _)| *metric);
@@ -255,6 +255,8 @@ fn prometheus_answers_every_dashboard_and_rule_and_each_drill_raises_exactly_wha
         let is_there = known.any(|metric| metric == name || is_begun(&name, metric));
         assert!(is_there, "no metric {name}");
     }
+
+    assert_first_looks_show_something(&own);
 
     // The database stops: longer than the clock is trusted without it.
     own.stop_postgres("fast");
@@ -269,10 +271,35 @@ fn prometheus_answers_every_dashboard_and_rule_and_each_drill_raises_exactly_wha
     token_away(&own, true);
     own.wait_not_ready("\"hsm\"", Duration::from_secs(5));
     let expected = raised_when("the HSM goes away");
-    assert_raises(&prometheus, &expected, Duration::from_secs(8));
+    assert_raises(&prometheus, &expected, Duration::from_secs(10));
     assert_helpful(&prometheus, &own);
     token_away(&own, false);
     own.wait_ready(Duration::from_secs(10));
+}
+
+/// Commands of runbooks for database and listeners, as they are written there but for the address.
+fn assert_first_looks_show_something(own: &OwnWorld) {
+    // Nothing of these happened here.
+    let silent = ["certfactory_log_witness", "problem=\"internal\""];
+    let statement =
+        regex::Regex::new(r#"psql (?:certfactory )?-c (?:"([^"]+)"|'([^']+)')"#).unwrap();
+    let (mut asked, mut looked) = (0, 0);
+    for (slug, page) in RUNBOOKS {
+        for line in commands(page) {
+            if let Some(found) = statement.captures(line) {
+                let sql = found.get(1).or(found.get(2)).unwrap().as_str();
+                own.world.sql(sql);
+                asked += 1;
+            } else if line.starts_with("curl -s http://127.0.0.1:9464") {
+                let here = line.replace("http://127.0.0.1:9464", &own.world.operations);
+                let shown = Command::new("bash").args(["-c", &here]).output().unwrap();
+                let excused = silent.iter().any(|it| line.contains(it));
+                assert_ne!(shown.stdout.is_empty(), !excused, "{slug}: {line}");
+                looked += 1;
+            }
+        }
+    }
+    assert!(asked > 8 && looked > 30, "{asked} {looked}");
 }
 
 /// A runbook may name metrics by how they begin: `grep certfactory_partition`.

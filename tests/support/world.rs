@@ -145,6 +145,19 @@ impl World {
             .sum()
     }
 
+    /// Waits until `/metrics` has this line.
+    pub fn wait_metric(&self, line: &str, at_most: Duration) {
+        let start = Instant::now();
+        loop {
+            let text = self.operations().get("/metrics").text();
+            if text.lines().any(|shown| shown == line) {
+                return;
+            }
+            assert!(start.elapsed() < at_most, "no `{line}` after {at_most:?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// A command of the product, in this world.
     pub fn program(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(PROGRAM);
