@@ -77,7 +77,7 @@ class Service:
         self.address = (url.hostname, url.port or 443)
         self.name = setting("CERTFACTORY_STATION")
         self.dir = Path(setting("CERTFACTORY_STATION_DIR", "."))
-        self.give_up = time.monotonic() + int(setting("CERTFACTORY_RETRY_SECONDS", "120"))
+        self.patience = int(setting("CERTFACTORY_RETRY_SECONDS", "120"))
         self.context = ssl.create_default_context(cafile=setting("CERTFACTORY_CA", "/etc/certfactory/tls/ca.pem"))
         if enrolled:
             self.context.load_cert_chain(self.file(".pem"), self.file(".key"))
@@ -98,6 +98,7 @@ class Service:
         """One POST. Asked again when no answer came, or one that says when to come back: `Retry-After`,
         which is waited for. Twice as long each time, and a part of it by chance, so that a line does not
         come back all at once."""
+        give_up = time.monotonic() + self.patience
         wait = 1
         while True:
             try:
@@ -112,7 +113,7 @@ class Service:
             except (OSError, http.client.HTTPException) as error:
                 after, why = None, repr(error)
             pause = max(wait, int(after) if after and after.isdecimal() else 0)
-            if time.monotonic() + pause > self.give_up:
+            if time.monotonic() + pause > give_up:
                 raise Failure(UNAVAILABLE, f"not served: {why}")
             time.sleep(pause + random.random())
             wait = min(2 * wait, 15)

@@ -40,7 +40,7 @@ make_request() { # KEY CSR
 # or one that says when to come back: `Retry-After`, which is waited for. A second more each time, and
 # a part of it by chance, so that a line does not come back all at once.
 post() { # PATH BODY_FILE CURL_ARGUMENTS...
-  local path=$1 body=$2 wait=1 after status code; shift 2
+  local path=$1 body=$2 start=$SECONDS wait=1 after pause status code; shift 2
   while :; do
     code=0
     status=$(curl -sS --connect-timeout 5 --max-time 30 --cacert "$ca" -o "$scratch/answer" -D "$scratch/headers" \
@@ -57,9 +57,9 @@ post() { # PATH BODY_FILE CURL_ARGUMENTS...
       *) fail 1 "$(cat "$scratch/said")" ;;
     esac
     if [ "$after" -gt "$wait" ]; then pause=$after; else pause=$wait; fi
-    if [ $((SECONDS + pause)) -gt "$patience" ]; then
+    if [ $((SECONDS - start + pause)) -gt "$patience" ]; then
       { cat "$scratch/said"; [ "$code" != 0 ] || cat "$scratch/answer"; } >&2
-      fail 5 "not served for $SECONDS s"
+      fail 5 "not served for $((SECONDS - start)) s"
     fi
     sleep "$pause.$((RANDOM % 10))"
     wait=$((wait < 15 ? wait * 2 : 15))

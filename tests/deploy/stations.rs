@@ -66,7 +66,8 @@ impl<'a> Station<'a> {
             .current_dir(self.dir.path())
             .env("CERTFACTORY_URL", &self.world.url)
             .env("CERTFACTORY_CA", self.world.dir.join("tls/ca.pem"))
-            .env("CERTFACTORY_STATION", &self.name);
+            .env("CERTFACTORY_STATION", &self.name)
+            .env("CERTFACTORY_RETRY_SECONDS", "240");
         command
     }
 
