@@ -23,7 +23,7 @@ use crate::cli::client::Answer;
 use crate::cli::client::Client;
 use crate::cli::client::Connect;
 use crate::cli::signing_key;
-use crate::config::Config;
+use crate::config::RawConfig;
 use crate::db::config::DbConfig;
 use crate::pki::hex;
 use crate::pki::merkle::Hash;
@@ -52,11 +52,11 @@ pub enum AuditCommand {
 /// Holds the database at `database` against the configuration's keys and a checkpoint that was kept.
 pub(super) fn verify_database(
     global: &Global,
-    config: &Config,
+    raw: &RawConfig,
     database: &DbConfig,
     previous: &Path,
 ) -> Outcome {
-    verify::database(global, config, database, previous)
+    verify::database(global, raw, database, previous)
 }
 
 /// `audit checkpoint`

@@ -25,7 +25,8 @@ use crate::cli::Failure;
 use crate::cli::Global;
 use crate::cli::Outcome;
 use crate::cli::audit;
-use crate::config::Config;
+use crate::config::DatabaseSection;
+use crate::config::RawConfig;
 use crate::config::secret;
 use crate::db;
 use crate::db::backup::Completed;
@@ -73,8 +74,8 @@ struct Manifest {
 
 /// Makes a backup, beside a service that runs.
 pub fn backup(global: &Global, arguments: &BackupArguments) -> Outcome {
-    let config = Config::load(&global.config)?;
-    let owner = Owner::of(&config)?;
+    let raw = RawConfig::read(&global.config)?;
+    let owner = Owner::of(&raw.database)?;
     let directory = &arguments.directory;
     if directory.exists() {
         let taken = anyhow!("{}: there is something already", directory.display());
@@ -106,8 +107,8 @@ pub fn backup(global: &Global, arguments: &BackupArguments) -> Outcome {
 
 /// Puts a backup into an empty database, whole or not at all.
 pub fn restore(global: &Global, arguments: &RestoreArguments) -> Outcome {
-    let config = Config::load(&global.config)?;
-    let owner = Owner::of(&config)?;
+    let raw = RawConfig::read(&global.config)?;
+    let owner = Owner::of(&raw.database)?;
     let directory = &arguments.directory;
     let manifest = intact(directory).map_err(|fault| Failure::new(Failure::REFUSED, fault))?;
     let runtime = crate::cli::runtime()?;
@@ -132,7 +133,7 @@ pub fn restore(global: &Global, arguments: &RestoreArguments) -> Outcome {
             return Err(anyhow!("the backup holds no checkpoint to verify it against").into());
         }
         let checkpoint = directory.join(CHECKPOINT);
-        audit::verify_database(global, &config, &owner.database, &checkpoint)?;
+        audit::verify_database(global, &raw, &owner.database, &checkpoint)?;
     }
     eprintln!("what was released after it is in the journal: `certfactory reconcile`, then start");
     Ok(())
@@ -146,14 +147,13 @@ struct Owner {
 }
 
 impl Owner {
-    fn of(config: &Config) -> anyhow::Result<Self> {
-        let database = &config.raw.database;
+    fn of(database: &DatabaseSection) -> anyhow::Result<Self> {
         let url = database.owner_url.as_ref().context(
             "database.owner_url is not configured: the service's own role does not see everything",
         )?;
         Ok(Self {
             database: owner_config(database, url)?,
-            url: url.clone(),
+            url: as_libpq_reads(url),
             password_file: database.owner_password_file.clone(),
         })
     }
@@ -204,6 +204,27 @@ impl Owner {
         sync(directory)?;
         Ok(manifest)
     }
+}
+
+/// A setting of the session is `options[role]=owner` in our addresses and `options=-c role=owner` in those
+/// that PostgreSQL's own programs read.
+fn as_libpq_reads(url: &str) -> String {
+    let Some((place, query)) = url.split_once('?') else {
+        return url.to_owned();
+    };
+    let mut options = Vec::new();
+    let mut others = Vec::new();
+    for pair in query.split('&') {
+        let setting = pair.strip_prefix("options[");
+        match setting.and_then(|setting| setting.split_once("]=")) {
+            Some((name, value)) => options.push(format!("-c%20{name}%3D{value}")),
+            None => others.push(pair.to_owned()),
+        }
+    }
+    if !options.is_empty() {
+        others.push(format!("options={}", options.join("%20")));
+    }
+    format!("{place}?{}", others.join("&"))
 }
 
 /// The manifest of a backup whose files are what it says.
@@ -289,4 +310,21 @@ fn sync(path: &Path) -> anyhow::Result<()> {
     std::fs::File::open(path)
         .and_then(|file| file.sync_all())
         .with_context(|| path.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_of_the_session_reach_postgresqls_own_programs() {
+        let plain = "postgres://owner@%2Frun%2Fpostgresql/certfactory";
+        assert_eq!(as_libpq_reads(plain), plain);
+        assert_eq!(
+            as_libpq_reads(
+                "postgres://postgres@db/certfactory?sslmode=verify-full&options[role]=owner"
+            ),
+            "postgres://postgres@db/certfactory?sslmode=verify-full&options=-c%20role%3Downer"
+        );
+    }
 }

@@ -96,3 +96,58 @@ fn the_unit_runs_a_command_that_there_is_on_the_configuration_that_the_package_b
     let pin_file = format!("pin_file = \"${{CREDENTIALS_DIRECTORY}}/{name}\"");
     assert!(configuration.contains(&pin_file));
 }
+
+#[test]
+fn the_backup_units_are_sound_and_their_command_is_one_that_there_is() {
+    let root = tempfile::tempdir().unwrap();
+    let units = root.path().join("units");
+    fs::create_dir(&units).unwrap();
+    let binary = env!("CARGO_BIN_EXE_certfactory");
+    for name in ["certfactory-backup.service", "certfactory-backup.timer"] {
+        let text = fs::read_to_string(source(&format!("deploy/systemd/{name}"))).unwrap();
+        fs::write(
+            units.join(name),
+            text.replace("/usr/bin/certfactory ", &format!("{binary} ")),
+        )
+        .unwrap();
+    }
+    let verify = |name: &str| {
+        let output = finish(
+            Command::new("systemd-analyze")
+                .arg("verify")
+                .arg("--man=no")
+                .arg(units.join(name)),
+        );
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let own = said
+            .lines()
+            .filter(|line| line.contains("certfactory-backup"));
+        (
+            output.status.success(),
+            own.map(str::to_owned).collect::<Vec<_>>(),
+        )
+    };
+    assert_eq!(verify("certfactory-backup.service"), (true, Vec::new()));
+    assert_eq!(verify("certfactory-backup.timer"), (true, Vec::new()));
+    // What the shell makes of the command: one directory that bears the time.
+    let text = fs::read_to_string(source("deploy/systemd/certfactory-backup.service")).unwrap();
+    let command = text
+        .lines()
+        .find_map(|line| line.strip_prefix("ExecStart=/bin/sh -c '"))
+        .unwrap();
+    let command = command
+        .strip_suffix('\'')
+        .unwrap()
+        .replace("$$", "$")
+        .replace("%%", "%");
+    let command = command.replace("exec /usr/bin/certfactory", "echo");
+    let output = finish(Command::new("/bin/sh").args(["-c", &command]));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let (words, directory) = said.trim().split_once(' ').unwrap();
+    assert_eq!(words, "backup");
+    assert!(
+        directory.starts_with("/var/backups/certfactory/20") && directory.ends_with('Z'),
+        "{said}"
+    );
+    assert!(ok(Command::new(binary).args(["backup", "--help"])).contains("<DIRECTORY>"));
+}

@@ -70,7 +70,7 @@ pub(super) fn run(global: &Global, arguments: &ArchiveArguments) -> Outcome {
         .block_on(Parts::connect(&owner))
         .map_err(|fault| Failure::new(Failure::DEPENDENCY, fault))?;
     let mut keeper = Keeper {
-        trust: Trust::of(&config)?,
+        trust: Trust::of(&config.raw)?,
         database: Database::open(global)?,
         runtime,
         parts,

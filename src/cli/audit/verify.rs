@@ -29,7 +29,7 @@ use crate::cli::audit::bundle::WIDTH;
 use crate::cli::audit::read_signed;
 use crate::cli::audit::signed;
 use crate::cli::client::Connect;
-use crate::config::Config;
+use crate::config::RawConfig;
 use crate::db::config::DbConfig;
 use crate::pki::entry::Entry;
 use crate::pki::hex;
@@ -151,11 +151,11 @@ pub(super) fn run(global: &Global, arguments: &VerifyArguments) -> Outcome {
 /// and its rows are what their entries say.
 pub(super) fn database(
     global: &Global,
-    config: &Config,
+    raw: &RawConfig,
     database: &DbConfig,
     previous: &Path,
 ) -> Outcome {
-    let mut trust = Trust::of(config)?;
+    let mut trust = Trust::of(raw)?;
     trust.previous = Some(read_signed(previous, &trust.log_key)?);
     let database = database::Database::of(database.clone())?;
     let mut faults = Faults::default();
@@ -423,17 +423,19 @@ fn entry_is_of_none(
 }
 
 impl Trust {
-    /// What the service itself trusts.
-    pub(super) fn of(config: &Config) -> anyhow::Result<Self> {
-        let audit = config.raw.audit.as_ref();
+    /// What the service itself trusts. Of the files that the configuration names only public ones are read.
+    pub(super) fn of(raw: &RawConfig) -> anyhow::Result<Self> {
+        let audit = raw.audit.as_ref();
         let audit = audit.context("[audit] is not configured: no log is signed here")?;
         let path = &audit.log_key.public_key;
-        let issuers = config.issuers.iter();
+        let mut issuers = BTreeMap::new();
+        for section in &raw.issuer {
+            let issuer = section.load().map_err(|fault| anyhow!(fault))?;
+            issuers.insert(section.name.clone(), Arc::new(issuer));
+        }
         Ok(Self {
             log_key: std::fs::read(path).with_context(|| path.display().to_string())?,
-            issuers: issuers
-                .map(|issuer| (issuer.name.clone(), Arc::clone(issuer)))
-                .collect(),
+            issuers,
             profiles: None,
             previous: None,
             witnesses: Vec::new(),
