@@ -207,3 +207,15 @@ fn the_table_of_faults_names_tests_that_exist() {
     }
     assert!(named > 40, "the table was not found");
 }
+
+/// A version is the first word of a migration's name, and counts once.
+#[test]
+fn no_two_migrations_have_one_version() {
+    let mut versions = std::collections::BTreeSet::new();
+    for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let (version, _) = name.split_once('_').unwrap();
+        assert!(versions.insert(version.to_owned()), "{name}");
+    }
+    assert!(versions.len() > 5);
+}
