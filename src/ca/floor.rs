@@ -40,7 +40,7 @@ const ENTRIES: u64 = 10_000;
 /// After a pause with more entries than this, the last hour is counted anew.
 const GAP_MAX: u64 = 100_000;
 /// An hour is counted back with so many parts of rest to one of work.
-const REST: u32 = 15;
+const REST: u32 = 30;
 /// It is counted back while somebody has looked within this time.
 const LOOKED_WITHIN: Duration = Duration::from_mins(1);
 /// Open work orders that are shown, and closed ones, at most.
