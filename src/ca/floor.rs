@@ -37,10 +37,12 @@ const HOUR_EVERY: Duration = Duration::from_secs(2);
 const LISTS_EVERY: Duration = Duration::from_secs(4);
 /// Entries that are counted at a time.
 const ENTRIES: u64 = 10_000;
+/// The same of those before now while somebody waits.
+const ENTRIES_AT_ONCE: u64 = 1_000;
 /// After a pause with more entries than this, the last hour is counted anew.
 const GAP_MAX: u64 = 100_000;
 /// An hour is counted back with so many parts of rest to one of work.
-const REST: u32 = 15;
+const REST: u32 = 30;
 /// It is counted back while somebody has looked within this time.
 const LOOKED_WITHIN: Duration = Duration::from_mins(1);
 /// Open work orders that are shown, and closed ones, at most.
@@ -196,7 +198,7 @@ impl Floor {
             let glances = self.book.glances(places.clone()).await?;
             tally.add(places, &glances, edge.now);
         }
-        if let Some(places) = tally.behind(ENTRIES) {
+        if let Some(places) = tally.behind(ENTRIES_AT_ONCE) {
             let glances = self.book.glances(places.clone()).await?;
             tally.add(places, &glances, edge.now);
         }

@@ -144,6 +144,11 @@ struct Moment {
 }
 
 impl Moment {
+    /// The hour and minute alone.
+    fn minute(&self) -> &str {
+        self.text.get(11..16).unwrap_or_default()
+    }
+
     /// The day alone.
     fn date(&self) -> &str {
         self.text.split(' ').next().unwrap_or_default()

@@ -104,6 +104,15 @@ impl Browser {
         text.as_str().unwrap().to_owned()
     }
 
+    /// The same of a page that may just replace the element.
+    pub fn text_now(&self, selector: &str) -> String {
+        let find = format!(
+            "return document.querySelector({}).innerText",
+            json!(selector)
+        );
+        self.script(&find).as_str().unwrap().to_owned()
+    }
+
     /// How many elements a selector finds.
     pub fn count(&self, selector: &str) -> usize {
         let by = json!({ "using": "css selector", "value": selector });

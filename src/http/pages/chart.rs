@@ -123,13 +123,17 @@ fn sentence(hour: &Hour, minute: impl Fn(usize) -> DateTime<Utc>) -> String {
         1 => "One certificate".to_owned(),
         _ => format!("{} certificates", grouped(total)),
     };
+    let since = hour.whole_from.map_or_else(
+        || "in the last hour".to_owned(),
+        |from| format!("since {}", clock(from)),
+    );
     let refused = match hour.total.refused {
         0 => "Nothing was refused.".to_owned(),
         1 => "One request was refused.".to_owned(),
         count => format!("{} requests were refused.", grouped(count)),
     };
     format!(
-        "{certificates} in the last hour; most, {} in a minute, at {}. {refused}",
+        "{certificates} {since}; most, {} in a minute, at {}. {refused}",
         grouped(best.issued),
         clock(minute(place)),
     )
@@ -211,7 +215,10 @@ mod tests {
         assert_eq!(chart.uncounted.unwrap().width, 20);
         assert_eq!(chart.rows.len(), 60);
         assert_eq!(chart.rows[0].time, "12:30");
-        assert!(chart.sentence.contains("2,000 in a minute, at 12:01"));
+        assert_eq!(
+            chart.sentence,
+            "3,001 certificates since 11:33; most, 2,000 in a minute, at 12:01. Nothing was refused."
+        );
         let empty = Chart::new(&Hour::default());
         assert!(empty.bars.is_empty() && empty.sentence.starts_with("Nothing"));
     }

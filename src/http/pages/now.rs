@@ -210,7 +210,7 @@ fn log(ca: &Ca, edge: Option<&Edge>) -> State {
         );
     }
     let Some(edge) = edge else {
-        return state("warn", "was not read yet", String::new());
+        return state("warn", "is being read", String::new());
     };
     if let Some(reason) = &edge.halted {
         return state("bad", "is halted", reason.clone());
