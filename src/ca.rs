@@ -114,7 +114,7 @@ pub struct Intent {
     pub issuer: String,
     /// Profile's name; [`verification::PROFILE`] where there is none.
     pub profile: String,
-    /// [`Profile::sha256`].
+    /// [`sha256`](crate::pki::profile::Profile::sha256).
     pub profile_sha256: [u8; 32],
     /// Who asked: the principal's name.
     pub principal: String,
@@ -127,7 +127,7 @@ pub struct Intent {
     /// Device identity, unique among live certificates of the slot. A verification certificate,
     /// which belongs to no device, has its serial number here.
     pub device: String,
-    /// See [`Profile::slot`].
+    /// See [`slot`](crate::pki::profile::Profile::slot).
     pub slot: String,
     /// The whole subject.
     pub subject: Subject,
