@@ -119,11 +119,19 @@ class Service:
             wait = min(2 * wait, 15)
 
 
+def code(path):
+    """The first word of a file; what is wrong with it is said without it."""
+    words = Path(path).read_bytes().split()
+    if not words or not words[0].isalnum() or not words[0].isascii():
+        raise Failure(USAGE, f"{path}: holds no enrolment code")
+    return words[0].decode("ascii")
+
+
 def enrol(code_file):
     service = Service(enrolled=False)
     csr = make_request(service.file(".key"), service.file(".csr"))
     headers = {
-        "Authorization": "Bearer " + Path(code_file).read_text(encoding="ascii").strip(),
+        "Authorization": "Bearer " + code(code_file),
         "Content-Type": "application/pkcs10",
         "Accept": "application/x-pem-file",
     }
@@ -155,6 +163,8 @@ def verify(key, pem):
 def device(profile, target, *attributes):
     service = Service(enrolled=True)
     target = Path(target)
+    if target.suffix != ".pem":
+        raise Failure(USAGE, f"{target}: a certificate's file ends in .pem; the key is beside it")
     key = target.with_suffix(".key")
     csr = make_request(key, target.with_suffix(".csr"))
     request = {"profile": profile, "csr": csr.decode("ascii"), "subject": dict(it.split("=", 1) for it in attributes)}

@@ -86,15 +86,22 @@ quoted() { # a JSON string
 
 # The body of the request; the same for the same device.
 body() { # PROFILE CSR ATTRIBUTE=VALUE...
-  local profile=$1 csr=$2 comma=''; shift 2
-  printf '{"profile":%s,"csr":"%s","subject":{' "$(quoted "$profile")" "$(awk '{ printf "%s\\n", $0 }' "$csr")"
+  local profile csr=$2 comma='' name value
+  # assigned, so that what cannot be quoted ends it all
+  profile=$(quoted "$1"); shift 2
+  printf '{"profile":%s,"csr":"%s","subject":{' "$profile" "$(awk '{ printf "%s\\n", $0 }' "$csr")"
   for attribute in "$@"; do
     case $attribute in *=*) ;; *) usage ;; esac
-    printf '%s%s:%s' "$comma" "$(quoted "${attribute%%=*}")" "$(quoted "${attribute#*=}")"
+    name=$(quoted "${attribute%%=*}")
+    value=$(quoted "${attribute#*=}")
+    printf '%s%s:%s' "$comma" "$name" "$value"
     comma=,
   done
   printf '}'
-  [ -z "${CERTFACTORY_ORDER:-}" ] || printf ',"order":%s' "$(quoted "$CERTFACTORY_ORDER")"
+  if [ -n "${CERTFACTORY_ORDER:-}" ]; then
+    value=$(quoted "$CERTFACTORY_ORDER")
+    printf ',"order":%s' "$value"
+  fi
   printf '}'
 }
 

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use nix::sys::statvfs::statvfs;
 use serde::Serialize;
 
@@ -174,7 +175,10 @@ fn database(config: &Config) -> anyhow::Result<Finding> {
     let check = db::check::startup(&settings, &SystemClock, config.clock_difference_max);
     let result = crate::cli::runtime()?.block_on(check);
     let (cure, page) = match &result {
-        Err(StartupFault::SchemaOld { .. }) => ("certfactory migrate", "/manual/running"),
+        Err(StartupFault::SchemaOld { .. }) => (
+            "certfactory migrate, by whoever may act for the database's owner",
+            "/manual/running",
+        ),
         Err(
             StartupFault::Clock { .. }
             | StartupFault::ClockUnset(_)
@@ -197,12 +201,14 @@ fn database(config: &Config) -> anyhow::Result<Finding> {
 /// How long an issuer lives.
 fn ends(issuer: &Issuer) -> Finding {
     let check = format!("certificate of issuer `{}`", issuer.name);
-    let days = (issuer.validity.not_after - SystemClock.now()).num_days();
+    let left = issuer.validity.not_after - SystemClock.now();
     let detail = format!("it ends at {}", issuer.validity.not_after.to_rfc3339());
-    let finding = match days {
-        ..0 => Finding::new(check, Err(detail)),
-        0..SOON_DAYS => Finding::warning(check, detail),
-        _ => Finding::new(check, Ok(detail)),
+    let finding = if left < TimeDelta::zero() {
+        Finding::new(check, Err(detail))
+    } else if left < TimeDelta::days(SOON_DAYS) {
+        Finding::warning(check, detail)
+    } else {
+        Finding::new(check, Ok(detail))
     };
     finding.cured(
         "make its next generation: certfactory issuer rotate",
@@ -219,10 +225,10 @@ fn profile(profile: &Profile, config: &Config) -> Finding {
         .iter()
         .find(|it| Some(it.name.as_str()) == last);
     let ends = issuer.map(|issuer| profile.validity.last_start(&issuer.validity));
-    let days = ends.map_or(0, |ends| (ends - SystemClock.now()).num_days());
-    if let Some(ends) = ends.filter(|_| days < SOON_DAYS) {
+    let left = |ends| ends - SystemClock.now();
+    if let Some(ends) = ends.filter(|ends| left(*ends) < TimeDelta::days(SOON_DAYS)) {
         let detail = format!("it issues until {}", ends.to_rfc3339());
-        let finding = if days < 0 {
+        let finding = if left(ends) < TimeDelta::zero() {
             Finding::new(check, Err(detail))
         } else {
             Finding::warning(check, detail)

@@ -140,8 +140,9 @@ fn every_command_of_ours_in_a_runbook_is_one_with_these_options() {
         let written = inline.captures_iter(page).map(|found| found[1].to_owned());
         let blocks = commands(page).into_iter().map(str::to_owned);
         for line in blocks.chain(written) {
-            let Some(arguments) = line.split('|').next().unwrap().strip_prefix("certfactory ")
-            else {
+            let line = line.trim_start_matches("runuser -u certfactory -- ");
+            let command = line.split(['|', '#']).next().unwrap();
+            let Some(arguments) = command.strip_prefix("certfactory ") else {
                 continue;
             };
             let words: Vec<&str> = arguments
