@@ -114,12 +114,14 @@ fn carry_out(arguments: &RunArguments) -> Outcome {
             )));
         }
     }
+    let began = SystemClock.now();
     let mut ceremony = Ceremony {
+        began,
         pins: pins(&plan)?,
         open: BTreeMap::new(),
         made: BTreeMap::new(),
         certificates: BTreeMap::new(),
-        transcript: Transcript::begin(&plan.name, &sha256, &signers, SystemClock.now()),
+        transcript: Transcript::begin(&plan.name, &sha256, &signers, began),
         plan: &plan,
     };
     for (number, step) in (1..).zip(plan.steps()) {
@@ -128,15 +130,19 @@ fn carry_out(arguments: &RunArguments) -> Outcome {
     if !arguments.yes {
         agreed(&plan.name).map_err(refused)?;
     }
+    transcript::reserve(&arguments.transcript, &signers).map_err(refused)?;
     let outcome = ceremony.all();
     // Also of one that stopped half-way: what it made is in the tokens.
     let failed = outcome.as_ref().err().map(|fault| format!("{fault:#}"));
     let transcript = ceremony
         .transcript
         .end(SystemClock.now(), failed.as_deref());
-    transcript.write(&arguments.transcript, &signers)?;
-    eprintln!("transcript in {}", arguments.transcript.display());
-    outcome.map_err(Failure::from)
+    let written = transcript.write(&arguments.transcript, &signers);
+    if written.is_ok() {
+        eprintln!("transcript in {}", arguments.transcript.display());
+    }
+    // Why the ceremony stopped comes first.
+    outcome.and(written).map_err(Failure::from)
 }
 
 /// Asks for the ceremony's name.
@@ -193,18 +199,25 @@ struct Ceremony<'a> {
     made: BTreeMap<String, Made>,
     certificates: BTreeMap<String, Certified>,
     transcript: Transcript,
+    /// One for all certificates: none of them outlives what signs it by a second.
+    began: DateTime<Utc>,
 }
 
 impl Ceremony<'_> {
     fn all(&mut self) -> anyhow::Result<()> {
         let plan = self.plan;
-        for (name, token) in &plan.token {
-            self.token(name, token)
-                .with_context(|| format!("token `{name}`"))?;
-        }
+        // What is there already, before anything is made.
         for authority in &plan.authority {
             self.authority(authority)
                 .with_context(|| format!("authority `{}`", authority.name))?;
+        }
+        let (new, old): (Vec<_>, Vec<_>) = plan
+            .token
+            .iter()
+            .partition(|(_, token)| token.so_pin_file.is_some());
+        for (name, token) in old.into_iter().chain(new) {
+            self.token(name, token)
+                .with_context(|| format!("token `{name}`"))?;
         }
         for key in &plan.key {
             self.key(key)
@@ -266,8 +279,8 @@ impl Ceremony<'_> {
                 "spki_sha256": hex(&issuer.public_key.sha256()),
             }),
         );
-        // Among the keys of the plan none has such a name.
-        let key = format!("authority {}", known.name);
+        // A key's name has no slash.
+        let key = format!("authority/{}", known.name);
         let made = Made {
             token: known.token.clone(),
             label: known.label.clone(),
@@ -318,7 +331,7 @@ impl Ceremony<'_> {
         let mut random = [0; 15];
         openssl::rand::rand_bytes(&mut random)?;
         let serial = SerialNumber::new(InstanceByte::new(1).context("an instance byte")?, random);
-        let validity = validity(SystemClock.now(), wanted.years)?;
+        let validity = validity(self.began, wanted.years)?;
         let tbs = TbsCaCertificate::below(
             above.map(|it| &it.issuer),
             &subject,
@@ -335,7 +348,7 @@ impl Ceremony<'_> {
         let above_it = above.map(|it| it.pem.as_str()).unwrap_or_default();
         let text = pem::certificate(&der) + above_it;
         let issuer = Issuer::parse(&wanted.name, &text, None)?;
-        write(&wanted.file, &text)?;
+        // What was signed is told, also where it cannot be written.
         self.transcript.step(
             SystemClock.now(),
             json!({
@@ -345,6 +358,7 @@ impl Ceremony<'_> {
                 "fingerprint_sha256": hex(&openssl::sha::sha256(&der)),
             }),
         );
+        write(&wanted.file, &text)?;
         let certified = Certified {
             issuer,
             key: wanted.key.clone(),

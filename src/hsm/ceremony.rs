@@ -1,4 +1,4 @@
-//! Making tokens and issuer keys, for `issuer init`: by hand, never on the way of a request.
+//! Making tokens and keys, for `issuer init` and `ceremony`: by hand, never on the way of a request.
 
 use std::path::Path;
 
@@ -26,7 +26,7 @@ use crate::pki::tbs::ToBeSigned;
 /// 65537, big endian (FIPS 186-5, A.1.1).
 const PUBLIC_EXPONENT: [u8; 3] = [1, 0, 1];
 
-/// An open token in which keys are made and may sign their own first certificates.
+/// An open token in which keys are made, and sign certificates of CAs.
 pub struct KeyCeremony {
     session: OpenSession,
     slot: Slot,

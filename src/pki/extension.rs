@@ -62,7 +62,7 @@ pub(super) fn of_leaf(
     Ok(extensions)
 }
 
-/// basicConstraints, keyUsage, SKI, and an AKI equal to it: what a self-signed CA has.
+/// basicConstraints, keyUsage, SKI and AKI, which is equal to it when the CA signs itself.
 pub(super) fn of_ca(
     key: &SubjectPublicKeyInfo,
     authority_key_identifier: &[u8],

@@ -44,6 +44,8 @@ pub struct Issuer {
     pub validity: Validity,
     /// Whether its keyUsage lets it sign CRLs.
     pub signs_crls: bool,
+    /// How many CAs may be between it and a leaf (RFC 5280 4.2.1.9); `None`: any number.
+    pub path_length: Option<u8>,
     /// CRL distribution point for its leaves; with [`SHARD`] in it where there are shards.
     pub crl_url: Option<String>,
     /// Over how many CRLs its leaves are spread; `None`: one lists them all, and nothing else does.
@@ -105,6 +107,10 @@ impl Issuer {
             .extension(KeyUsage::OID)
             .and_then(|found| extension::strict::<KeyUsage>(found).ok())
             .is_some_and(|usage| usage.crl_sign());
+        let path_length = ca
+            .extension(BasicConstraints::OID)
+            .and_then(|found| extension::strict::<BasicConstraints>(found).ok())
+            .and_then(|value| value.path_len_constraint);
         if crl_url.as_deref().is_some_and(|url| !is_http_url(url)) {
             return Err(fault(
                 "the CRL's URL is not http:// or https:// and printable ASCII",
@@ -125,6 +131,7 @@ impl Issuer {
             key_identifier: key_identifier.0.as_bytes().to_vec(),
             validity,
             signs_crls,
+            path_length,
             crl_url,
             crl_shards: None,
             certificate: ca.der,

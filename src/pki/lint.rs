@@ -171,6 +171,10 @@ pub(super) fn ca(
                 encodes_to(tbs.issuer(), &above.subject_der) && tbs.issuer() != tbs.subject(),
             );
             rules.hold(
+                "RFC 5280 4.2.1.9 within the issuer's path length",
+                above.path_length.is_none_or(|most| path_length < most),
+            );
+            rules.hold(
                 "RFC 5280 6.1.3 within the issuer's validity",
                 Validity::from_x509(tbs.validity()).is_some_and(|own| {
                     own.not_before >= above.validity.not_before

@@ -287,6 +287,39 @@ fn two_tokens_make_root_issuing_ca_and_the_first_device_and_two_ceremonies_diffe
         .for_each(but_for_keys_and_times);
     assert_eq!(transcripts, others);
 
+    // Below the line's CA there is no room for another one: nothing is signed, and the transcript says why.
+    let text = std::fs::read_to_string(path("stations.toml")).unwrap();
+    let beyond = text
+        .replace("stations-1", "stations-2")
+        .replace("stations.pem", "beyond.pem")
+        .replace(
+            "key = \"stations\"\n",
+            "key = \"stations\"\nsigned_by = \"line\"\n",
+        )
+        + "[[authority]]\nname = \"line\"\ntoken = \"line\"\nlabel = \"line-1\"\ncertificate = \"line.pem\"\n";
+    std::fs::write(path("beyond.toml"), beyond).unwrap();
+    let (beyond, transcript) = (path("beyond.toml"), path("beyond.json"));
+    let arguments = [
+        "run",
+        &beyond,
+        "--transcript",
+        &transcript,
+        "--yes",
+        "--signer",
+        &alice,
+        "--signer",
+        &bob,
+    ];
+    let (code, said) = ceremony(&softhsm, &arguments);
+    assert!(code == 1 && said.contains("path length"), "{said}");
+    let told: Value = serde_json::from_slice(&std::fs::read(&transcript).unwrap()).unwrap();
+    assert!(
+        told["failed"].as_str().unwrap().contains("path length"),
+        "{told}"
+    );
+    assert_eq!(told["steps"].as_array().unwrap().len(), 3, "{told}");
+    assert!(!first.join("beyond.pem").exists());
+
     // The line issues with it.
     own.configure(|config| {
         let section = |text: &str| toml::Value::Table(text.parse().unwrap());

@@ -97,7 +97,7 @@ pub(super) struct PublicKey {
 }
 
 impl Plan {
-    /// The plan, with paths made absolute, and the SHA-256 of its file. All faults at once.
+    /// The plan, with paths made absolute, and the SHA-256 of its file; or what is wrong with it.
     pub(super) fn read(path: &Path) -> anyhow::Result<(Self, String)> {
         let named = || path.display().to_string();
         let text = std::fs::read_to_string(path).with_context(named)?;
@@ -149,6 +149,19 @@ impl Plan {
             if names.contains(&&key.name) {
                 faults.push(format!("two keys are named `{}`", key.name));
             }
+            if key.name.contains('/') {
+                faults.push(format!("key `{}`: a name has no slash", key.name));
+            }
+            let twins = self
+                .key
+                .iter()
+                .filter(|it| (&it.token, &it.label) == (&key.token, &key.label));
+            if twins.count() > 1 {
+                faults.push(format!(
+                    "key `{}`: another one has its label in its token",
+                    key.name
+                ));
+            }
             names.push(&key.name);
             faults.extend(self.has_token(&key.token).err().map(|it| it.to_string()));
             if KeyAlgorithm::from_name(&key.algorithm).is_none() {
@@ -188,8 +201,17 @@ impl Plan {
                     Some(above) if above.path_length <= certificate.path_length => {
                         fault("path_length: less than that of what signs it");
                     }
+                    Some(above)
+                        if above.years.unwrap_or(u32::MAX)
+                            < certificate.years.unwrap_or(u32::MAX) =>
+                    {
+                        fault("years: not more than those of what signs it");
+                    }
                     Some(_) => {}
                 }
+            }
+            if certificate.subject.contains_key("serialNumber") {
+                fault("serialNumber comes from the key");
             }
             let subject = certificate.subject.iter();
             let subject: Vec<(&str, &str)> =
@@ -198,6 +220,13 @@ impl Plan {
                 fault(&wrong.to_string());
             }
             before.push(certificate);
+        }
+        let mut files: Vec<&PathBuf> = self.files().collect();
+        let all = files.len();
+        files.sort_unstable();
+        files.dedup();
+        if files.len() < all {
+            faults.push("two files have one name".to_owned());
         }
         for public_key in &self.public_key {
             faults.extend(self.key(&public_key.key).err().map(|it| it.to_string()));

@@ -1,5 +1,7 @@
 //! What was done, when and with which result; signed by those who were there.
 
+use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -64,6 +66,32 @@ pub(super) fn signers(named: &[String]) -> anyhow::Result<Vec<Signer>> {
     Ok(found)
 }
 
+/// Where the transcript and its signatures go: made while nothing else is made yet, and never over what is
+/// there.
+pub(super) fn reserve(path: &Path, signers: &[Signer]) -> anyhow::Result<()> {
+    write(path, "")?;
+    for signer in signers {
+        write(&signature_file(path, signer), "")?;
+    }
+    Ok(())
+}
+
+fn signature_file(path: &Path, signer: &Signer) -> PathBuf {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(format!(".{}.sig", signer.name));
+    PathBuf::from(beside)
+}
+
+/// Into a file that was reserved.
+fn fill(path: &Path, content: &[u8]) -> anyhow::Result<()> {
+    let filled = || -> std::io::Result<()> {
+        let mut file = File::options().write(true).truncate(true).open(path)?;
+        file.write_all(content)?;
+        file.sync_all()
+    };
+    filled().with_context(|| path.display().to_string())
+}
+
 /// A ceremony, as it goes on.
 pub(super) struct Transcript {
     head: Value,
@@ -116,14 +144,11 @@ impl Ended {
     /// PKCS#1 v1.5), as `openssl dgst -sha256 -verify` takes it.
     pub(super) fn write(&self, path: &Path, signers: &[Signer]) -> anyhow::Result<()> {
         let text = serde_json::to_string_pretty(&self.0)? + "\n";
-        write(path, &text)?;
+        fill(path, text.as_bytes())?;
         for signer in signers {
             let mut signing = sign::Signer::new(MessageDigest::sha256(), &signer.key)?;
             let signature = signing.sign_oneshot_to_vec(text.as_bytes())?;
-            let mut beside = path.as_os_str().to_owned();
-            beside.push(format!(".{}.sig", signer.name));
-            let beside = PathBuf::from(beside);
-            std::fs::write(&beside, signature).with_context(|| beside.display().to_string())?;
+            fill(&signature_file(path, signer), &signature)?;
         }
         Ok(())
     }
