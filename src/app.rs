@@ -154,6 +154,8 @@ impl App {
         };
         let watch: Arc<dyn Archive> = Arc::new(db::archive::PgArchive::new(&watch)?);
 
+        // Before anything logs in to a token: a start that ends here has spent no try of a PIN.
+        let tls = first_tls(&config, clock.as_ref(), &registry)?;
         let hsm = hsm::Hsm::start(
             token_configs(&config),
             &Arc::new(HsmMetrics::new(&registry)?),
@@ -193,7 +195,6 @@ impl App {
         log.follow(&config, &ca, fresh, log_metrics)?;
         let principals = first_principals(&ca).await?;
         let shelf = repository::publish(&config, &database, &ca, &registry).await?;
-        let (known, known_from) = (principals.clone(), watch.clone());
         keep(&ca, watch, &principals);
         measure(&config, &database, &ca, searches, &registry)?;
         let batches = batch_runner(&config, &ca, &registry)?;
@@ -204,7 +205,7 @@ impl App {
             issuance,
         });
         let reload_metrics = ReloadMetrics::new(&registry, ca.clock.now())?;
-        let tls = first_tls(&config, &ca, &registry)?;
+        tokio::spawn(keep_tls_files(ca.clone(), tls.clone()));
         let (api, api_handle) = listener::serve(&config, &ca, &shelf, principals, around, &tls)?;
         let repository = repository::serve(&config, &database, &ca, &shelf, &registry)?;
         let (operations, operations_handle) = serve_operations(&config, &ca, registry, &flights)?;
@@ -216,11 +217,10 @@ impl App {
             flights,
             reloader: Reloader {
                 path: path.to_owned(),
+                files: reload::files(&config.raw),
                 started: config.raw,
                 ca: Arc::clone(&ca),
                 tls,
-                principals: known,
-                watch: known_from,
                 level,
                 metrics: reload_metrics,
             },
@@ -310,11 +310,10 @@ async fn first_principals(ca: &Ca) -> anyhow::Result<Data<Principals>> {
     Ok(principals)
 }
 
-fn first_tls(config: &Config, ca: &Arc<Ca>, registry: &Registry) -> anyhow::Result<Arc<Tls>> {
+fn first_tls(config: &Config, clock: &dyn Clock, registry: &Registry) -> anyhow::Result<Arc<Tls>> {
     let metrics = TlsMetrics::new(registry)?;
-    let tls = Arc::new(Tls::load(tls_files(config), ca.clock.now(), metrics)?);
-    tokio::spawn(keep_tls_files(Arc::clone(ca), Arc::clone(&tls)));
-    Ok(tls)
+    let tls = Tls::load(tls_files(config), clock.now(), metrics)?;
+    Ok(Arc::new(tls))
 }
 
 /// What goes on as long as the service does.
@@ -458,12 +457,18 @@ async fn keep_tls_files(ca: Arc<Ca>, tls: Arc<Tls>) {
     }
 }
 
-/// Says once a day which profiles come to their end: a new issuer takes its time.
-async fn keep_warning(ca: Arc<Ca>) {
+/// Shows the last second at which each profile issues.
+fn show_last_seconds(ca: &Ca) {
+    let metric = &ca.metrics.profile_last_issue;
+    metric.reset();
     for (profile, _, last) in ca.last_seconds() {
-        let metric = &ca.metrics.profile_last_issue;
         metric.with_label_values(&[&profile]).set(last.timestamp());
     }
+}
+
+/// Says once a day which profiles come to their end: a new issuer takes its time.
+async fn keep_warning(ca: Arc<Ca>) {
+    show_last_seconds(&ca);
     loop {
         for ending in ca.endings(ca.clock.now()) {
             tracing::warn!(

@@ -625,6 +625,9 @@ fn holds_password(url: &str) -> bool {
 }
 
 fn check(raw: &RawConfig, faults: &mut Vec<String>) {
+    if let Err(fault) = crate::telemetry::check(&raw.log.level) {
+        faults.push(format!("log.level: {fault}"));
+    }
     for path in [
         &raw.http.certificate,
         &raw.http.private_key,

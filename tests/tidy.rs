@@ -29,7 +29,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         "jobs",
         &["ca", "pki", "db", "journal", "metrics", "telemetry"],
     ),
-    ("config", &["pki"]),
+    ("config", &["pki", "telemetry"]),
     ("rehearsal", &["pki"]),
     (
         "app",

@@ -1,26 +1,25 @@
 //! SIGHUP: the configuration is read again, judged whole, and taken into use at once or not at all.
 //!
-//! What can change while the service runs: the profiles with their templates, what is logged, the
-//! rows of stations and people, and the TLS files. Whatever else differs is a fault that names it: a
+//! What can change while the service runs: the profiles with their templates, what is logged, and the
+//! TLS files. Whatever else differs is a fault that names it, also where a file changed under its name: a
 //! half of a configuration is never in force.
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use actix_web::web::Data;
 use toml::Value;
 
 use crate::app::log;
-use crate::ca::Archive;
+use crate::app::show_last_seconds;
 use crate::ca::Ca;
 use crate::ca::log::NoteKind;
 use crate::config::Config;
 use crate::config::RawConfig;
-use crate::http::principal::Principals;
 use crate::http::tls::Tls;
 use crate::metrics::ReloadMetrics;
-use crate::telemetry;
 use crate::telemetry::Level;
 
 /// Settings that change while the service runs; `issuance.profiles` is only where they are.
@@ -31,10 +30,10 @@ pub(super) struct Reloader {
     pub(super) path: PathBuf,
     /// The one that the service was started with.
     pub(super) started: RawConfig,
+    /// What its files held then.
+    pub(super) files: BTreeMap<String, Option<[u8; 32]>>,
     pub(super) ca: Arc<Ca>,
     pub(super) tls: Arc<Tls>,
-    pub(super) principals: Data<Principals>,
-    pub(super) watch: Arc<dyn Archive>,
     pub(super) level: Level,
     pub(super) metrics: ReloadMetrics,
 }
@@ -44,9 +43,6 @@ impl Reloader {
     pub(super) async fn reload(&self) {
         // A fault of theirs keeps the rest from nothing, and has a metric of its own.
         self.tls.reload(self.ca.clock.now());
-        if let Ok(table) = self.watch.principals().await {
-            self.principals.replace(table);
-        }
         let path = self.path.clone();
         let read = tokio::task::spawn_blocking(move || Config::load(&path)).await;
         let judged = match read {
@@ -79,17 +75,13 @@ impl Reloader {
             .into_iter()
             .map(|setting| format!("{setting}: changes by a restart only"))
             .collect();
-        for issuer in &config.issuers {
-            let running = self.ca.issuers.get(&issuer.name);
-            if running.is_some_and(|running| running.pem != issuer.pem) {
-                let name = &issuer.name;
+        let found = files(&config.raw);
+        for (setting, content) in &self.files {
+            if found.get(setting).is_some_and(|found| found != content) {
                 faults.push(format!(
-                    "issuer `{name}`: its certificate changes by a restart only"
+                    "{setting}: its file changed, which counts by a restart only"
                 ));
             }
-        }
-        if let Err(fault) = telemetry::check(&config.raw.log.level) {
-            faults.push(format!("log.level: {fault}"));
         }
         if faults.is_empty() {
             Ok(())
@@ -103,6 +95,7 @@ impl Reloader {
             tracing::error!(%fault, "log.level");
         }
         self.ca.profiles.replace(&config.profiles);
+        show_last_seconds(&self.ca);
         self.metrics.refused.set(0);
         self.metrics.at.set(self.ca.clock.now().timestamp());
         self.ca.tell(NoteKind::Configured, log::beginning(config));
@@ -113,11 +106,63 @@ impl Reloader {
     }
 }
 
+/// Digests of the files that are read at the start, by the setting that names them; `None`: not readable.
+pub(super) fn files(raw: &RawConfig) -> BTreeMap<String, Option<[u8; 32]>> {
+    let mut named: Vec<(String, &Path)> = Vec::new();
+    for hsm in &raw.hsm {
+        named.push((format!("hsm `{}`: pin_file", hsm.name), &hsm.pin_file));
+    }
+    for issuer in &raw.issuer {
+        let name = &issuer.name;
+        named.push((format!("issuer `{name}`: certificate"), &issuer.certificate));
+        if let Some(ocsp) = &issuer.ocsp {
+            named.push((
+                format!("issuer `{name}`: ocsp.certificate"),
+                &ocsp.certificate,
+            ));
+        }
+    }
+    for key in &raw.ticket_key {
+        named.push((
+            format!("ticket_key `{}`: public_key", key.kid),
+            &key.public_key,
+        ));
+    }
+    if let Some(key) = &raw.site.report_key {
+        named.push(("site.report_key.public_key".to_owned(), &key.public_key));
+    }
+    if let Some(audit) = &raw.audit {
+        named.push((
+            "audit.log_key.public_key".to_owned(),
+            &audit.log_key.public_key,
+        ));
+        for witness in &audit.witness {
+            let setting = format!("audit.witness `{}`: public_key", witness.name);
+            named.push((setting, &witness.public_key));
+        }
+    }
+    if let Some(path) = &raw.database.password_file {
+        named.push(("database.password_file".to_owned(), path));
+    }
+    let digest = |path: &Path| {
+        let content = std::fs::read(path).ok().map(zeroize::Zeroizing::new)?;
+        Some(openssl::sha::sha256(&content))
+    };
+    named
+        .into_iter()
+        .map(|(setting, path)| (setting, digest(path)))
+        .collect()
+}
+
 /// The settings in which two configurations differ, but for those that may.
 fn differing(running: &RawConfig, wanted: &RawConfig) -> Vec<String> {
     let mut found = BTreeSet::new();
-    let value = |raw: &RawConfig| Value::try_from(raw).unwrap_or(Value::Boolean(false));
-    compare("", &value(running), &value(wanted), &mut found);
+    match (Value::try_from(running), Value::try_from(wanted)) {
+        (Ok(running), Ok(wanted)) => compare("", &running, &wanted, &mut found),
+        _ => {
+            found.insert("the configuration".to_owned());
+        }
+    }
     found
         .into_iter()
         .filter(|setting| !CHANGEABLE.contains(&setting.as_str()))

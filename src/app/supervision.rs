@@ -30,13 +30,13 @@ pub fn stopping() {
 }
 
 /// Tells that the service is alive, as often as is asked for (`WatchdogSec=`), each time after it was
-/// seen to answer `/livez` at `operations`: a service that hangs is started anew.
+/// seen to answer `/livez` at `operations`: a process that does not answer any more is started anew.
 pub fn keep_alive(operations: SocketAddr) {
     let Some(within) = sd_notify::watchdog_enabled() else {
         return;
     };
-    // Half of it, as sd_watchdog_enabled(3) recommends; two answers are late before it is too late.
-    let every = within / 2;
+    // A look and the pause before it take half of it at most (sd_watchdog_enabled(3)): one answer may be late.
+    let every = within / 4;
     tokio::spawn(async move {
         loop {
             match tokio::time::timeout(every, answers(operations)).await {

@@ -1,7 +1,7 @@
 //! The profiles in force.
 //!
-//! They are replaced all at once, and whoever has taken one keeps it: a request is judged, signed and
-//! recorded by the profile that it began with.
+//! They are replaced all at once, and whoever has taken one keeps it: each certificate is judged, signed
+//! and recorded by the profile that its request, or its row of a batch, began with.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

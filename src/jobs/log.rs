@@ -139,8 +139,11 @@ impl Follower {
                 .collect();
             self.grow(position, &entries).await;
             let kept = self.keep(position, entries).await;
-            // What the journal did not take is tried again, but not at once.
-            if !kept || count < usize::try_from(LEAVES).unwrap_or(usize::MAX) {
+            let full = count >= usize::try_from(LEAVES).unwrap_or(usize::MAX);
+            let next = from + u64::try_from(count).unwrap_or_default();
+            // What the journal did not take is tried again, but not at once. What comes after a gap
+            // in this replica's own entries is waited for, too.
+            if !kept || count == 0 || !full && next >= self.ca.log.wanted() {
                 return Ok(());
             }
         }

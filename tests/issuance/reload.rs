@@ -125,16 +125,34 @@ fn what_cannot_be_taken_whole_changes_nothing_and_is_named() {
         std::fs::write(&config, settings).unwrap();
         std::fs::write(&profile, rules).unwrap();
         hang_up(&own, REFUSED);
+        let told = |log: &str| {
+            log.lines()
+                .any(|line| line.contains("the configuration is refused") && line.contains(words))
+        };
+        // Lines are written by a thread of their own.
+        let start = std::time::Instant::now();
+        while !told(&own.log()[known..]) {
+            assert!(
+                start.elapsed() < seconds(5),
+                "{words}: {}",
+                &own.log()[known..]
+            );
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
         let log = own.log().split_off(known);
-        let told = log
-            .lines()
-            .any(|line| line.contains("the configuration is refused") && line.contains(words));
-        assert!(told, "{words}: {log}");
         assert!(!log.contains(pin.trim()), "{words}");
         assert_eq!(own.world.metric("certfactory_configuration_refused"), 1.0);
         assert_eq!(hash(&own), before, "{words}");
     }
+    std::fs::write(&config, &good[0]).unwrap();
     std::fs::write(&profile, &good[1]).unwrap();
+    // A file that changed under its name is in force after a restart only.
+    let ticket = own.world.dir.join("head-office/ticket.pem");
+    let report = own.world.dir.join("head-office/report.pem");
+    let key = std::fs::read(&ticket).unwrap();
+    std::fs::write(&ticket, std::fs::read(&report).unwrap()).unwrap();
+    hang_up(&own, REFUSED);
+    std::fs::write(&ticket, key).unwrap();
     // A level is no restart, and what was refused before no longer is.
     std::fs::write(&config, format!("{}\n[log]\nlevel = \"debug\"\n", good[0])).unwrap();
     hang_up(&own, ACCEPTED);
