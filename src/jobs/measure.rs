@@ -37,6 +37,15 @@ impl Measuring {
     pub fn start(self) {
         let own = Arc::new(self);
         let asking = Arc::clone(&own);
+        let disks = Arc::clone(&own);
+        // A disk may not answer, and it is what the others are to tell of: a thread of its own.
+        tokio::task::spawn_blocking(move || {
+            let handle = tokio::runtime::Handle::current();
+            loop {
+                disks.look_at_disks();
+                handle.block_on(tokio::time::sleep(LOOK_EVERY));
+            }
+        });
         tokio::spawn(async move {
             loop {
                 own.look();
@@ -44,10 +53,19 @@ impl Measuring {
             }
         });
         tokio::spawn(async move {
+            let mut silent = false;
             loop {
                 // While the database is down, the last answer stands; that it is down is shown elsewhere.
-                if let Ok(measures) = asking.book.measure().await {
-                    asking.show(&measures);
+                match asking.book.measure().await {
+                    Ok(measures) => {
+                        silent = false;
+                        asking.show(&measures);
+                    }
+                    Err(fault) => {
+                        if !std::mem::replace(&mut silent, true) {
+                            tracing::warn!(%fault, "orders, partitions and backups are not measured");
+                        }
+                    }
                 }
                 tokio::time::sleep(ASK_EVERY).await;
             }
@@ -77,6 +95,10 @@ impl Measuring {
             gauge.set(i64::from(count));
         }
         metrics.connections_max.set(i64::from(max));
+    }
+
+    fn look_at_disks(&self) {
+        let metrics = &self.metrics;
         for (name, path) in &self.directories {
             // Of a directory that is gone whoever writes there speaks.
             let Ok(disk) = statvfs(path) else { continue };
