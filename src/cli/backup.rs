@@ -4,7 +4,9 @@
 //! The dump is PostgreSQL's own (`pg_dump`, `pg_restore`). What was released after it is not in it:
 //! that is what the journal and `reconcile` are for.
 
+use std::fs::DirBuilder;
 use std::io::Read;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
@@ -76,14 +78,21 @@ struct Manifest {
 pub fn backup(global: &Global, arguments: &BackupArguments) -> Outcome {
     let raw = RawConfig::read(&global.config)?;
     let owner = Owner::of(&raw.database)?;
-    let directory = &arguments.directory;
+    // Without a slash at its end, which names what is in it.
+    let directory: &Path = &arguments.directory.components().collect::<PathBuf>();
     if directory.exists() {
         let taken = anyhow!("{}: there is something already", directory.display());
         return Err(Failure::new(Failure::REFUSED, taken));
     }
     let unfinished = unfinished(directory);
     let named = || unfinished.display().to_string();
-    std::fs::create_dir(&unfinished).with_context(named)?;
+    // Whoever reads a dump reads the whole database.
+    let mut private = DirBuilder::new();
+    private.mode(0o700);
+    private.create(&unfinished).with_context(|| {
+        let path = named();
+        format!("{path} (where it is there already, a backup did not end: remove it)")
+    })?;
     let made = owner.make(&unfinished);
     let manifest = made.inspect_err(|_| {
         // Half a backup is none.
@@ -116,7 +125,7 @@ pub fn restore(global: &Global, arguments: &RestoreArguments) -> Outcome {
         .block_on(db::backup::make_room(&owner.database))
         .map_err(|fault| Failure::new(Failure::DEPENDENCY, fault))?;
     if !empty {
-        let full = anyhow!("the database is not empty; a backup is restored into an empty one");
+        let full = anyhow!("the database of database.owner_url is not empty");
         return Err(Failure::new(Failure::REFUSED, full));
     }
     let mut restore = owner.program("pg_restore");
@@ -127,7 +136,10 @@ pub fn restore(global: &Global, arguments: &RestoreArguments) -> Outcome {
     runtime
         .block_on(db::migrate::migrate(&owner.database))
         .context("migrating what was restored")?;
-    print(global, directory, &manifest)?;
+    // One document of each kind of output.
+    if !(arguments.verify && global.json) {
+        print(global, directory, &manifest)?;
+    }
     if arguments.verify {
         if manifest.checkpoint_sha256.is_none() {
             return Err(anyhow!("the backup holds no checkpoint to verify it against").into());

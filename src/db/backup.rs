@@ -73,7 +73,9 @@ pub async fn completed(owner: &DbConfig, backup: &Completed) -> Result<(), DbFau
 pub async fn make_room(owner: &DbConfig) -> Result<bool, DbFault> {
     let mut connection = connect(owner).await?;
     let empty: bool = sqlx::query_scalar(
-        "SELECT NOT EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace)",
+        "SELECT NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+            WHERE n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%')
+         AND NOT EXISTS (SELECT FROM pg_proc p WHERE p.pronamespace = 'public'::regnamespace)",
     )
     .fetch_one(&mut connection)
     .await?;

@@ -126,6 +126,8 @@ fn a_backup_and_the_journal_bring_everything_back_to_an_empty_server() {
     assert_eq!(code, 0, "{said}");
     let manifest: Value = serde_json::from_str(&printed).unwrap();
     assert!(manifest["entries"].as_u64().unwrap() > proved, "{manifest}");
+    let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(backup).unwrap());
+    assert_eq!(mode & 0o777, 0o700, "who reads a dump reads the database");
     assert_eq!(
         run(&own, &["backup", backup]).0,
         4,
