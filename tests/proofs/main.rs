@@ -29,6 +29,7 @@ mod quiet;
 mod revocations;
 #[path = "../support/mod.rs"]
 mod support;
+mod upgrade;
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -70,6 +71,9 @@ fn main() {
         Some("pages-paint") => pages::paint(number(1, 9)),
         Some("pages-viewers") => pages::viewers(number(1, 5), number(2, 20)),
         Some("orders") => orders::orders(number(1, 1_000), number(2, 10)),
+        Some("upgrade") => {
+            upgrade::upgrade(arguments.get(1).expect("the earlier program").as_ref())
+        }
         Some("handshakes") => {
             let most = arguments.get(2).map(|_| number(2, 0));
             handshakes::handshakes(seconds(number(1, 10)), most);

@@ -234,8 +234,13 @@ pub struct OwnWorld {
 impl OwnWorld {
     /// Made and not yet running.
     pub fn make() -> Self {
+        Self::make_by(Path::new(PROGRAM))
+    }
+
+    /// Made by another version's program.
+    pub fn make_by(program: &Path) -> Self {
         let dir = directory();
-        let status = Command::new(PROGRAM)
+        let status = Command::new(program)
             .args([
                 "dev",
                 "--make-only",
