@@ -206,6 +206,28 @@ impl PgArchive {
             return Err(LedgerFault::Unavailable(reason));
         }
     }
+
+    /// Runs `work` on a connection, and keeps that for the next one; again, when the server has just come
+    /// back.
+    pub(super) fn ask<'a, T: Send + 'static>(
+        &'a self,
+        work: impl for<'c> Fn(&'c mut PgConnection) -> PortFuture<'c, Result<T, sqlx::Error>>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    ) -> PortFuture<'a, Result<T, LedgerFault>> {
+        Box::pin(self.read(move |reader| {
+            let work = work.clone();
+            async move {
+                let mut connection = reader.acquire().await?;
+                let found = work(connection.get()?).await;
+                let found = found.map_err(|e| Failure::from(&e))?;
+                connection.release();
+                Ok(found)
+            }
+        }))
+    }
 }
 
 impl Archive for PgArchive {

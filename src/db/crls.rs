@@ -19,6 +19,8 @@ use crate::db::config::DbConfig;
 use crate::db::config::Purpose;
 use crate::db::error::DbFault;
 use crate::db::error::Failure;
+use crate::db::row::signed;
+use crate::db::row::unsigned;
 use crate::pki::crl::Edition;
 use crate::pki::crl::RevokedCertificate;
 use crate::pki::revocation::RevocationReason;
@@ -236,12 +238,4 @@ fn revoked_certificate(row: &PgRow) -> Result<RevokedCertificate, sqlx::Error> {
 
 fn column(shard: Option<u16>) -> i16 {
     shard.map_or(COMPLETE, |shard| i16::try_from(shard).unwrap_or(i16::MAX))
-}
-
-fn signed(number: u64) -> Result<i64, sqlx::Error> {
-    i64::try_from(number).map_err(|error| sqlx::Error::Encode(error.into()))
-}
-
-fn unsigned(number: i64) -> Result<u64, sqlx::Error> {
-    u64::try_from(number).map_err(|error| sqlx::Error::Decode(error.into()))
 }

@@ -23,9 +23,10 @@ use crate::db::batches;
 use crate::db::config::DbConfig;
 use crate::db::config::Purpose;
 use crate::db::error::DbFault;
-use crate::db::error::Failure;
 use crate::db::orders;
+use crate::db::row::signed;
 use crate::db::row::unreadable;
+use crate::db::row::unsigned;
 use crate::pki::entry::Glance;
 
 const EDGE: &str =
@@ -62,31 +63,11 @@ impl PgFloor {
         };
         Ok(Self(PgArchive::for_purpose(&own, Purpose::Floor)?))
     }
-
-    fn ask<'a, T: Send + 'static>(
-        &'a self,
-        work: impl for<'c> Fn(&'c mut PgConnection) -> PortFuture<'c, Result<T, sqlx::Error>>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    ) -> PortFuture<'a, Result<T, LedgerFault>> {
-        Box::pin(self.0.read(move |reader| {
-            let work = work.clone();
-            async move {
-                let mut connection = reader.acquire().await?;
-                let found = work(connection.get()?).await;
-                let found = found.map_err(|e| Failure::from(&e))?;
-                connection.release();
-                Ok(found)
-            }
-        }))
-    }
 }
 
 impl FloorBook for PgFloor {
     fn edge(&self) -> PortFuture<'_, Result<Edge, LedgerFault>> {
-        self.ask(|connection| {
+        self.0.ask(|connection| {
             Box::pin(async move {
                 let row = sqlx::query(EDGE).fetch_one(connection).await?;
                 let proved: Option<i64> = row.try_get("proved")?;
@@ -102,19 +83,21 @@ impl FloorBook for PgFloor {
     }
 
     fn glances(&self, places: Range<u64>) -> PortFuture<'_, Result<Vec<Glance>, LedgerFault>> {
-        self.ask(move |connection| Box::pin(glances(connection, places.clone())))
+        self.0
+            .ask(move |connection| Box::pin(glances(connection, places.clone())))
     }
 
     fn orders(&self) -> PortFuture<'_, Result<Orders, LedgerFault>> {
-        self.ask(|connection| Box::pin(orders::floor(connection)))
+        self.0.ask(|connection| Box::pin(orders::floor(connection)))
     }
 
     fn batches(&self) -> PortFuture<'_, Result<Vec<Batch>, LedgerFault>> {
-        self.ask(|connection| Box::pin(batches::list(connection, None, BATCHES_MAX)))
+        self.0
+            .ask(|connection| Box::pin(batches::list(connection, None, BATCHES_MAX)))
     }
 
     fn people(&self) -> PortFuture<'_, Result<Vec<Person>, LedgerFault>> {
-        self.ask(|connection| Box::pin(people(connection)))
+        self.0.ask(|connection| Box::pin(people(connection)))
     }
 }
 
@@ -122,10 +105,9 @@ async fn glances(
     connection: &mut PgConnection,
     places: Range<u64>,
 ) -> Result<Vec<Glance>, sqlx::Error> {
-    let place = |place: u64| i64::try_from(place).map_err(|_| unreadable("place in the log"));
     let rows = sqlx::query(GLANCES)
-        .bind(place(places.start)?)
-        .bind(place(places.end)?)
+        .bind(signed(places.start)?)
+        .bind(signed(places.end)?)
         .fetch_all(connection)
         .await?;
     let glance = |row: &sqlx::postgres::PgRow| {
@@ -156,8 +138,4 @@ async fn people(connection: &mut PgConnection) -> Result<Vec<Person>, sqlx::Erro
 fn intended_at(id: Uuid) -> Option<DateTime<Utc>> {
     let (seconds, nanoseconds) = id.get_timestamp()?.to_unix();
     DateTime::from_timestamp(i64::try_from(seconds).ok()?, nanoseconds)
-}
-
-fn unsigned(number: i64) -> Result<u64, sqlx::Error> {
-    u64::try_from(number).map_err(|_| unreadable("number"))
 }

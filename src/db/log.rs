@@ -25,11 +25,12 @@ use crate::db::archive::PgArchive;
 use crate::db::config::DbConfig;
 use crate::db::config::Purpose;
 use crate::db::error::DbFault;
-use crate::db::error::Failure;
 use crate::db::lane::Job;
 use crate::db::lane::Lane;
 use crate::db::ledger::mixed_up;
+use crate::db::row::signed;
 use crate::db::row::unreadable;
+use crate::db::row::unsigned;
 use crate::db::vitals::Vitals;
 use crate::metrics::LedgerMetrics;
 
@@ -105,32 +106,11 @@ impl PgLog {
             ..self
         }
     }
-
-    /// Runs `work` on a connection of the log's own; again, when the server has just come back.
-    fn ask<'a, T: Send + 'static>(
-        &'a self,
-        work: impl for<'c> Fn(&'c mut PgConnection) -> PortFuture<'c, Result<T, sqlx::Error>>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    ) -> PortFuture<'a, Result<T, LedgerFault>> {
-        Box::pin(self.reader.read(move |reader| {
-            let work = work.clone();
-            async move {
-                let mut connection = reader.acquire().await?;
-                let found = work(connection.get()?).await;
-                let found = found.map_err(|e| Failure::from(&e))?;
-                connection.release();
-                Ok(found)
-            }
-        }))
-    }
 }
 
 impl LogBook for PgLog {
     fn head(&self) -> PortFuture<'_, Result<LogHead, LedgerFault>> {
-        self.ask(|connection| {
+        self.reader.ask(|connection| {
             Box::pin(async move {
                 let row = sqlx::query(HEAD).fetch_one(connection).await?;
                 Ok(LogHead {
@@ -142,11 +122,12 @@ impl LogBook for PgLog {
     }
 
     fn leaves(&self, from: u64, limit: u32) -> PortFuture<'_, Result<Vec<Bytes>, LedgerFault>> {
-        self.ask(move |connection| Box::pin(leaves(connection, from, limit)))
+        self.reader
+            .ask(move |connection| Box::pin(leaves(connection, from, limit)))
     }
 
     fn archived(&self, index: u64) -> PortFuture<'_, Result<Option<(u64, u64)>, LedgerFault>> {
-        self.ask(move |connection| {
+        self.reader.ask(move |connection| {
             Box::pin(async move {
                 let row: Option<(i64, i64)> = sqlx::query_as(ARCHIVED)
                     .bind(signed(index)?)
@@ -159,7 +140,7 @@ impl LogBook for PgLog {
     }
 
     fn checkpoint(&self) -> PortFuture<'_, Result<Option<StoredCheckpoint>, LedgerFault>> {
-        self.ask(|connection| {
+        self.reader.ask(|connection| {
             Box::pin(async move {
                 let row = sqlx::query(CHECKPOINT).fetch_optional(connection).await?;
                 row.as_ref().map(checkpoint).transpose()
@@ -168,7 +149,7 @@ impl LogBook for PgLog {
     }
 
     fn tiles(&self, ids: Vec<(u8, u64)>) -> PortFuture<'_, Result<Vec<StoredTile>, LedgerFault>> {
-        self.ask(move |connection| {
+        self.reader.ask(move |connection| {
             let ids = ids.clone();
             Box::pin(async move {
                 let (levels, indexes) = columns(ids.iter().copied())?;
@@ -187,7 +168,7 @@ impl LogBook for PgLog {
         tiles: Vec<StoredTile>,
         checkpoint: Option<NewCheckpoint>,
     ) -> PortFuture<'_, Result<bool, LedgerFault>> {
-        self.ask(move |connection| {
+        self.reader.ask(move |connection| {
             let (tiles, checkpoint) = (tiles.clone(), checkpoint.clone());
             Box::pin(async move {
                 let (levels, indexes) = columns(tiles.iter().map(|it| (it.level, it.index)))?;
@@ -216,7 +197,7 @@ impl LogBook for PgLog {
         witness: String,
         line: String,
     ) -> PortFuture<'_, Result<(), LedgerFault>> {
-        self.ask(move |connection| {
+        self.reader.ask(move |connection| {
             let (witness, line) = (witness.clone(), line.clone());
             Box::pin(async move {
                 sqlx::query(STORE_COSIGNATURE)
@@ -231,7 +212,7 @@ impl LogBook for PgLog {
     }
 
     fn acknowledged(&self) -> PortFuture<'_, Result<Option<DateTime<Utc>>, LedgerFault>> {
-        self.ask(|connection| {
+        self.reader.ask(|connection| {
             Box::pin(async move {
                 sqlx::query_scalar("SELECT max(at) FROM cosignature")
                     .fetch_one(connection)
@@ -250,7 +231,7 @@ impl LogBook for PgLog {
     }
 
     fn make_partitions(&self) -> PortFuture<'_, Result<u32, LedgerFault>> {
-        self.ask(|connection| {
+        self.reader.ask(|connection| {
             Box::pin(async move {
                 let made: i32 = sqlx::query_scalar(MAKE_PARTITIONS)
                     .fetch_one(connection)
@@ -261,7 +242,7 @@ impl LogBook for PgLog {
     }
 
     fn halt(&self, reason: String) -> PortFuture<'_, Result<(), LedgerFault>> {
-        self.ask(move |connection| {
+        self.reader.ask(move |connection| {
             let reason = reason.clone();
             Box::pin(async move {
                 sqlx::query("SELECT log_halt($1)")
@@ -347,12 +328,4 @@ fn columns(ids: impl Iterator<Item = (u8, u64)>) -> Result<(Vec<i16>, Vec<i64>),
     let pairs = ids.map(|(level, index)| Ok((i16::from(level), signed(index)?)));
     let pairs: Vec<(i16, i64)> = pairs.collect::<Result<_, sqlx::Error>>()?;
     Ok(pairs.into_iter().unzip())
-}
-
-fn signed(number: u64) -> Result<i64, sqlx::Error> {
-    i64::try_from(number).map_err(|error| sqlx::Error::Encode(error.into()))
-}
-
-fn unsigned(number: i64) -> Result<u64, sqlx::Error> {
-    u64::try_from(number).map_err(|error| sqlx::Error::Decode(error.into()))
 }

@@ -188,3 +188,13 @@ fn serial(row: &PgRow, column: &str) -> Result<Option<SerialNumber>, sqlx::Error
 pub(super) fn unreadable(what: &str) -> sqlx::Error {
     sqlx::Error::Decode(format!("the ledger holds an unreadable {what}").into())
 }
+
+/// A number of ours, as the database takes it.
+pub(super) fn signed(number: u64) -> Result<i64, sqlx::Error> {
+    i64::try_from(number).map_err(|error| sqlx::Error::Encode(error.into()))
+}
+
+/// The inverse of [`signed`].
+pub(super) fn unsigned(number: i64) -> Result<u64, sqlx::Error> {
+    u64::try_from(number).map_err(|error| sqlx::Error::Decode(error.into()))
+}
