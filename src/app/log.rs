@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -180,10 +181,15 @@ fn binary_sha256() -> Option<String> {
             sha256.update(&piece[..length]);
         }
     };
-    hash()
-        .inspect_err(|error| tracing::warn!(%error, "this program cannot read its own binary"))
-        .ok()
-        .map(|sha256| hex(&sha256))
+    // It is the same for the process's life, and long.
+    static KNOWN: OnceLock<Option<String>> = OnceLock::new();
+    let known = KNOWN.get_or_init(|| {
+        hash()
+            .inspect_err(|error| tracing::warn!(%error, "this program cannot read its own binary"))
+            .ok()
+            .map(|sha256| hex(&sha256))
+    });
+    known.clone()
 }
 
 /// Tells the log when an issuer's key or the clock becomes unusable, and when it is again.
