@@ -17,12 +17,14 @@ use chrono::DateTime;
 use chrono::Utc;
 use clap::Args;
 use secrecy::ExposeSecret;
+use secrecy::SecretString;
 use serde::Deserialize;
 use serde::Serialize;
 
 use crate::app::SystemClock;
 use crate::app::owner_config;
 use crate::ca::Clock;
+use crate::ca::log::LogBook;
 use crate::cli::Failure;
 use crate::cli::Global;
 use crate::cli::Outcome;
@@ -33,6 +35,7 @@ use crate::config::secret;
 use crate::db;
 use crate::db::backup::Completed;
 use crate::db::config::DbConfig;
+use crate::db::log::PgLog;
 use crate::db::migrate::schema_version;
 use crate::pki::hex;
 
@@ -94,7 +97,7 @@ pub fn backup(global: &Global, arguments: &BackupArguments) -> Outcome {
         format!("{path} (where it is there already, a backup did not end: remove it)")
     })?;
     let made = owner.make(&unfinished);
-    let manifest = made.inspect_err(|_| {
+    let (manifest, sha256) = made.inspect_err(|_| {
         // Half a backup is none.
         std::fs::remove_dir_all(&unfinished).ok();
     })?;
@@ -105,7 +108,7 @@ pub fn backup(global: &Global, arguments: &BackupArguments) -> Outcome {
     let completed = Completed {
         entries: manifest.entries,
         octets: manifest.dump_octets,
-        sha256: sha256(&directory.join(DUMP))?.0,
+        sha256,
     };
     runtime
         .block_on(db::backup::completed(&owner.database, &completed))
@@ -155,7 +158,7 @@ pub fn restore(global: &Global, arguments: &RestoreArguments) -> Outcome {
 struct Owner {
     database: DbConfig,
     url: String,
-    password_file: Option<PathBuf>,
+    password: Option<SecretString>,
 }
 
 impl Owner {
@@ -166,7 +169,11 @@ impl Owner {
         Ok(Self {
             database: owner_config(database, url)?,
             url: as_libpq_reads(url),
-            password_file: database.owner_password_file.clone(),
+            password: database
+                .owner_password_file
+                .as_deref()
+                .map(secret)
+                .transpose()?,
         })
     }
 
@@ -174,23 +181,24 @@ impl Owner {
     fn program(&self, name: &str) -> Command {
         let mut command = Command::new(name);
         command.arg("--dbname").arg(&self.url);
-        if let Some(path) = &self.password_file
-            && let Ok(password) = secret(path)
-        {
+        if let Some(password) = &self.password {
             command.env("PGPASSWORD", password.expose_secret());
         }
         command
     }
 
-    /// Dump, checkpoint and manifest, durable.
-    fn make(&self, directory: &Path) -> anyhow::Result<Manifest> {
+    /// Dump, checkpoint and manifest, durable; the manifest, and the dump's SHA-256.
+    fn make(&self, directory: &Path) -> anyhow::Result<(Manifest, [u8; 32])> {
         // Before the dump: what it proves is in the dump then.
-        let runtime = crate::cli::runtime()?;
-        let proved = runtime.block_on(db::backup::proved(&self.database))?;
+        let (schema, proved) = crate::cli::runtime()?.block_on(async {
+            let log = PgLog::for_readers(&self.database)?;
+            let schema = db::backup::schema(&self.database).await?;
+            Ok::<_, anyhow::Error>((schema, log.checkpoint().await?))
+        })?;
         let checkpoint = match &proved {
             Some(proved) => {
                 let path = directory.join(CHECKPOINT);
-                write(&path, proved.note.as_bytes())?;
+                write(&path, proved.cosigned().as_bytes())?;
                 Some(hex(&sha256(&path)?.0))
             }
             None => None,
@@ -205,8 +213,8 @@ impl Owner {
         let manifest = Manifest {
             made_at: SystemClock.now(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            schema: schema_version(),
-            entries: proved.map_or(0, |proved| proved.entries),
+            schema,
+            entries: proved.map_or(0, |proved| proved.size),
             dump_octets: octets,
             dump_sha256: hex(&digest),
             checkpoint_sha256: checkpoint,
@@ -214,7 +222,7 @@ impl Owner {
         let text = serde_json::to_vec_pretty(&manifest)?;
         write(&directory.join(MANIFEST), &text)?;
         sync(directory)?;
-        Ok(manifest)
+        Ok((manifest, digest))
     }
 }
 

@@ -1,26 +1,13 @@
-//! What a backup needs of the database beside its dump: how far its log is proved, a row that says
-//! that it was made, and an empty place to put it back.
+//! What a backup needs of the database beside its dump: which schema it is, a row that says that it was
+//! made, and an empty place to put it back.
 
 use sqlx::ConnectOptions;
 use sqlx::Connection;
 use sqlx::PgConnection;
-use sqlx::Row;
 
 use crate::db::config::DbConfig;
 use crate::db::config::Purpose;
 use crate::db::error::DbFault;
-
-const NEWEST: &str = "SELECT c.size, c.note,
-        array(SELECT s.line FROM cosignature s WHERE s.size = c.size ORDER BY s.witness) AS cosignatures
-    FROM checkpoint c ORDER BY c.size DESC LIMIT 1";
-
-/// The newest checkpoint at one moment.
-pub struct Proved {
-    /// Entries of its tree.
-    pub entries: u64,
-    /// The note with all signatures.
-    pub note: String,
-}
 
 /// A backup that was completed.
 pub struct Completed {
@@ -36,22 +23,14 @@ async fn connect(owner: &DbConfig) -> Result<PgConnection, DbFault> {
     Ok(owner.options(Purpose::Command)?.connect().await?)
 }
 
-/// How far the log is proved; `None` before the first checkpoint. Whatever is dumped from now on
-/// holds its entries.
-pub async fn proved(owner: &DbConfig) -> Result<Option<Proved>, DbFault> {
+/// The schema's version, `YYYYMMDDhhmmss`; 0: it was never migrated.
+pub async fn schema(owner: &DbConfig) -> Result<i64, DbFault> {
     let mut connection = connect(owner).await?;
-    let row = sqlx::query(NEWEST).fetch_optional(&mut connection).await?;
-    let Some(row) = row else { return Ok(None) };
-    let size: i64 = row.try_get("size")?;
-    let mut note: String = row.try_get("note")?;
-    for line in row.try_get::<Vec<String>, _>("cosignatures")? {
-        note.push_str(&line);
-        note.push('\n');
-    }
-    Ok(Some(Proved {
-        entries: size.unsigned_abs(),
-        note,
-    }))
+    Ok(
+        sqlx::query_scalar("SELECT coalesce(max(version), 0) FROM _sqlx_migrations")
+            .fetch_one(&mut connection)
+            .await?,
+    )
 }
 
 /// Says that the backup was made: a row, and with it an entry of the log.
