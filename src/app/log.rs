@@ -169,6 +169,8 @@ pub(super) fn beginning(config: &Config) -> serde_json::Value {
 
 /// Piece by piece: a binary with its symbols is large. Null where it cannot be read.
 fn binary_sha256() -> Option<String> {
+    // It is the same for the process's life, and long.
+    static KNOWN: OnceLock<Option<String>> = OnceLock::new();
     let hash = || -> std::io::Result<[u8; 32]> {
         let mut binary = std::fs::File::open("/proc/self/exe")?;
         let mut sha256 = openssl::sha::Sha256::new();
@@ -181,8 +183,6 @@ fn binary_sha256() -> Option<String> {
             sha256.update(&piece[..length]);
         }
     };
-    // It is the same for the process's life, and long.
-    static KNOWN: OnceLock<Option<String>> = OnceLock::new();
     let known = KNOWN.get_or_init(|| {
         hash()
             .inspect_err(|error| tracing::warn!(%error, "this program cannot read its own binary"))
