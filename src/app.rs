@@ -5,6 +5,7 @@ mod log;
 pub mod privacy;
 mod reload;
 mod repository;
+mod sockets;
 pub mod supervision;
 
 use std::net::SocketAddr;
@@ -25,6 +26,7 @@ use prometheus::Registry;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::app::reload::Reloader;
+use crate::app::sockets::Sockets;
 use crate::ca::Archive;
 use crate::ca::Ca;
 use crate::ca::Clock;
@@ -35,9 +37,12 @@ use crate::ca::floor::Floor;
 use crate::ca::life::LifeBook;
 use crate::ca::line::Line;
 use crate::ca::log::LogBook;
+use crate::ca::log::NoteKind;
 use crate::ca::log::fresh::FreshEntries;
 use crate::ca::order::OrderBook;
 use crate::ca::profiles::Profiles;
+use crate::ca::replica::Part;
+use crate::ca::replica::Replica;
 use crate::ca::station::DailyCaps;
 use crate::ca::station::StationBook;
 use crate::ca::station::StationIssuing;
@@ -50,6 +55,7 @@ use crate::config::decode_hex;
 use crate::config::secret;
 use crate::db;
 use crate::db::measures::PgMeasures;
+use crate::db::replicas::PgReplicas;
 use crate::hsm;
 use crate::http;
 use crate::http::middleware::Around;
@@ -67,6 +73,7 @@ use crate::metrics::IssuanceMetrics;
 use crate::metrics::LedgerMetrics;
 use crate::metrics::LogMetrics;
 use crate::metrics::ReloadMetrics;
+use crate::metrics::ReplicaMetrics;
 use crate::metrics::StateMetrics;
 use crate::metrics::TlsMetrics;
 use crate::pki::entry::LOG_KEY_NAME;
@@ -91,8 +98,9 @@ const TLS_FILES_EVERY: Duration = Duration::from_secs(10);
 const WARN_EVERY: Duration = Duration::from_hours(24);
 /// Time for requests in flight to be answered at shutdown.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
-/// How long keep-alive connections are told to close before the listener does.
-const DRAIN_MIN: Duration = Duration::from_millis(500);
+/// How long requests are still served at shutdown, at the least, each with the word that its connection is
+/// closed: who asks again and again comes to another replica, or to the next process.
+const LEAVE_MIN: Duration = Duration::from_millis(500);
 
 /// The system's clock: the only place that reads it.
 pub struct SystemClock;
@@ -112,8 +120,10 @@ pub struct App {
     reloader: Reloader,
     servers: Vec<ServerHandle>,
     batches: Option<Running>,
-    /// Where the API listens.
-    pub api: SocketAddr,
+    /// How long requests are still served at shutdown.
+    leave: Duration,
+    /// Listeners whose sockets are not ours to close: new connections wait in them for the next process.
+    handed_over: Vec<ServerHandle>,
     /// Where operations listens.
     pub operations: SocketAddr,
 }
@@ -124,9 +134,18 @@ impl App {
     /// An HSM that does not answer, or holds a wrong key, does not keep the listeners down: they
     /// answer 503 and `/readyz` says why, until it is put right.
     ///
+    /// It does its `part` of the work, beside other replicas on the database; a start fails when the
+    /// instance octet that the configuration names is another's.
+    ///
     /// `path` is where the configuration came from, and `level` sets what is logged: both for
     /// [`App::reload`].
-    pub async fn start(config: Config, path: &Path, level: Level) -> anyhow::Result<Self> {
+    pub async fn start(
+        config: Config,
+        path: &Path,
+        level: Level,
+        part: Part,
+    ) -> anyhow::Result<Self> {
+        let sockets = Sockets::handed_over()?;
         let registry = Registry::new();
         register_process_metrics(&registry)?;
         let issuance = Arc::new(IssuanceMetrics::new(&registry)?);
@@ -137,7 +156,10 @@ impl App {
         db::check::startup(&database, clock.as_ref(), config.clock_difference_max).await?;
         let ledger_metrics = Arc::new(LedgerMetrics::new(&registry)?);
         let fresh = Arc::new(FreshEntries::default());
-        let ledger = db::ledger::PgLedger::start(&database, &ledger_metrics, fresh.clone())?;
+        let replica = Arc::new(Replica::new(part));
+        let holder = Some(replica.id);
+        let ledger =
+            db::ledger::PgLedger::start(&database, &ledger_metrics, fresh.clone(), holder)?;
         let batches = db::batches::PgBatches::start(&database, &ledger_metrics)?;
         let log_book = db::log::PgLog::start(&database, &ledger_metrics)?;
         let log_book: Arc<dyn LogBook> = Arc::new(log_book);
@@ -161,6 +183,16 @@ impl App {
             &Arc::new(HsmMetrics::new(&registry)?),
         );
 
+        let standing = PgReplicas::claim(
+            &database,
+            Arc::clone(&replica),
+            config.instance,
+            &ledger_metrics,
+            ReplicaMetrics::new(&registry)?,
+        );
+        let standing = standing
+            .await
+            .context("taking a place among the replicas")?;
         show_ends(&config, &issuance);
         let ca = Arc::new(Ca {
             issuers: config
@@ -169,7 +201,7 @@ impl App {
                 .map(|i| (i.name.clone(), i.clone()))
                 .collect(),
             profiles: Profiles::new(&config.profiles),
-            instance: config.instance,
+            replica: Arc::clone(&replica),
             signer: Arc::clone(&hsm) as Arc<dyn Signer>,
             orders: Arc::clone(&ledger) as Arc<dyn OrderBook>,
             report_key: config.report_key.clone(),
@@ -192,6 +224,9 @@ impl App {
         });
 
         let log_metrics = Arc::new(LogMetrics::new(&registry)?);
+        let files = reload::files(&config.raw);
+        let config = Arc::new(config);
+        keep_standing(standing, &ca, &config);
         log.follow(&config, &ca, fresh, log_metrics)?;
         let principals = first_principals(&ca).await?;
         let shelf = repository::publish(&config, &database, &ca, &registry).await?;
@@ -206,28 +241,43 @@ impl App {
         });
         let reload_metrics = ReloadMetrics::new(&registry, ca.clock.now())?;
         tokio::spawn(keep_tls_files(ca.clone(), tls.clone()));
-        let (api, api_handle) = listener::serve(&config, &ca, &shelf, principals, around, &tls)?;
-        let repository = repository::serve(&config, &database, &ca, &shelf, &registry)?;
-        let (operations, operations_handle) = serve_operations(&config, &ca, registry, &flights)?;
-        let mut servers = vec![api_handle, operations_handle];
-        servers.extend(repository);
-        tracing::info!(%api, %operations, version = env!("CARGO_PKG_VERSION"), "listening");
+        let mut listeners = Listeners {
+            sockets,
+            servers: Vec::new(),
+            handed_over: Vec::new(),
+        };
+        if part.serves() {
+            listeners.add(config.raw.http.listen, |sockets| {
+                listener::serve(&config, &ca, &shelf, principals, around, &tls, sockets)
+            })?;
+            if let Some(section) = &config.raw.repository {
+                listeners.add(section.listen, |sockets| {
+                    let listen = section.listen;
+                    repository::serve(listen, &config, &database, &ca, &shelf, &registry, sockets)
+                })?;
+            }
+        }
+        listeners.sockets.all_taken()?;
+        let (operations, handle) = serve_operations(&config, &ca, registry, &flights)?;
+        listeners.servers.push(handle);
+        tracing::info!(role = part.as_str(), %operations, version = env!("CARGO_PKG_VERSION"), "listening");
         Ok(Self {
             hsm,
             flights,
+            leave: Duration::from_secs(config.raw.http.drain_seconds.into()).max(LEAVE_MIN),
             reloader: Reloader {
                 path: path.to_owned(),
-                files: reload::files(&config.raw),
-                started: config.raw,
+                files,
+                started: config,
                 ca: Arc::clone(&ca),
                 tls,
                 level,
                 metrics: reload_metrics,
             },
             ca,
-            servers,
+            servers: listeners.servers,
+            handed_over: listeners.handed_over,
             batches,
-            api,
             operations,
         })
     }
@@ -255,13 +305,21 @@ impl App {
         self.reloader.reload().await;
     }
 
-    /// Answers or cleanly refuses what is in flight, then stops.
+    /// Says at `/readyz` that it goes, and serves on for as long as a load balancer takes to see it; then
+    /// answers or cleanly refuses what is in flight, and stops. Where its sockets are somebody else's, it takes
+    /// up no new connection, and refuses nothing.
     pub async fn stop(self) {
-        self.flights.drain();
+        self.flights.leave();
+        futures_util::future::join_all(self.handed_over.iter().map(ServerHandle::pause)).await;
         let start = Instant::now();
-        while start.elapsed() < DRAIN_MIN
-            || (self.flights.in_flight() > 0 && start.elapsed() < DRAIN_MAX)
-        {
+        if self.ca.replica.part.serves() {
+            tokio::time::sleep(self.leave).await;
+        }
+        if self.handed_over.is_empty() {
+            self.flights.refuse();
+        }
+        let longest = self.leave.saturating_sub(LEAVE_MIN) + DRAIN_MAX;
+        while self.flights.in_flight() > 0 && start.elapsed() < longest {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         futures_util::future::join_all(self.servers.iter().map(|server| server.stop(true))).await;
@@ -276,6 +334,35 @@ impl App {
             .ok();
         tracing::info!(in_flight = self.flights.in_flight(), "stopped");
     }
+}
+
+/// What listens, and on whose sockets.
+struct Listeners {
+    sockets: Sockets,
+    servers: Vec<ServerHandle>,
+    handed_over: Vec<ServerHandle>,
+}
+
+impl Listeners {
+    fn add(
+        &mut self,
+        listen: SocketAddr,
+        serve: impl FnOnce(&mut Sockets) -> anyhow::Result<ServerHandle>,
+    ) -> anyhow::Result<()> {
+        let handed_over = self.sockets.holds(listen);
+        let server = serve(&mut self.sockets)?;
+        if handed_over {
+            self.handed_over.push(server.clone());
+        }
+        self.servers.push(server);
+        Ok(())
+    }
+}
+
+/// Keeps this replica's place among the others; a new instance octet is told to the log.
+fn keep_standing(standing: PgReplicas, ca: &Arc<Ca>, config: &Arc<Config>) {
+    let (ca, config) = (Arc::clone(ca), Arc::clone(config));
+    standing.keep(move || ca.tell(NoteKind::Configured, log::beginning(&config, &ca)));
 }
 
 fn ticket_trust(config: &Config) -> TicketTrust {
@@ -318,11 +405,15 @@ fn first_tls(config: &Config, clock: &dyn Clock, registry: &Registry) -> anyhow:
 
 /// What goes on as long as the service does.
 fn keep(ca: &Arc<Ca>, watch: Arc<dyn Archive>, principals: &Data<Principals>) {
-    tokio::spawn(keep_principals(watch.clone(), principals.clone()));
-    tokio::spawn(keep_recovering(ca.clone()));
-    tokio::spawn(keep_recounting(ca.clone()));
+    if ca.replica.part.serves() {
+        tokio::spawn(keep_principals(watch.clone(), principals.clone()));
+        tokio::spawn(keep_recounting(ca.clone()));
+    }
+    if ca.replica.part.works() {
+        tokio::spawn(keep_recovering(ca.clone()));
+        tokio::spawn(keep_making_partitions(ca.clone()));
+    }
     tokio::spawn(keep_warning(ca.clone()));
-    tokio::spawn(keep_making_partitions(ca.clone()));
     tokio::spawn(keep_comparing_clocks(ca.clone(), watch));
 }
 
@@ -356,13 +447,14 @@ pub fn directories(config: &Config) -> Vec<(&'static str, PathBuf)> {
     journal.into_iter().chain(batches).collect()
 }
 
-/// Works on batches, where they are taken.
+/// Works on batches, where they are taken and this replica works.
 fn batch_runner(
     config: &Config,
     ca: &Arc<Ca>,
     registry: &Registry,
 ) -> anyhow::Result<Option<Running>> {
-    let Some(section) = &config.raw.batches else {
+    let works = ca.replica.part.works();
+    let Some(section) = config.raw.batches.as_ref().filter(|_| works) else {
         return Ok(None);
     };
     let directory = &section.directory;

@@ -20,6 +20,7 @@ pub mod ocsp;
 pub mod order;
 pub mod profiles;
 pub mod recover;
+pub mod replica;
 pub mod report;
 pub mod rework;
 pub mod rotation;
@@ -40,7 +41,7 @@ use crate::pki::{
     name::Subject,
     note::CheckpointToBeSigned,
     report::{ReportKey, ReportToBeSigned},
-    serial::{InstanceByte, SerialNumber},
+    serial::SerialNumber,
     tbs::{LeafKind, ToBeSigned},
     validity::Validity,
 };
@@ -329,9 +330,13 @@ pub trait Ledger: Send + Sync {
     /// What became of an intent; `None` while it is open.
     fn outcome(&self, intent: Uuid) -> PortFuture<'_, Result<Option<Outcome>, LedgerFault>>;
 
-    /// Takes over up to `limit` open intents whose maker's lease has run out, and leases them
-    /// (database time). Taking over saves work, it is not what keeps a certificate single.
-    fn take_over(&self, limit: i64) -> PortFuture<'_, Result<Vec<Intent>, LedgerFault>>;
+    /// Takes over up to `limit` open intents whose maker's lease has run out `late_seconds` ago or more,
+    /// and leases them (database time). Taking over saves work, it is not what keeps a certificate single.
+    fn take_over(
+        &self,
+        limit: i64,
+        late_seconds: i32,
+    ) -> PortFuture<'_, Result<Vec<Intent>, LedgerFault>>;
 
     /// Gives up an open intent for ever: its serial is burned, its device and key are free again.
     /// Has no effect on one that has an outcome.
@@ -538,8 +543,8 @@ pub struct Ca {
     pub issuers: HashMap<String, Arc<Issuer>>,
     /// Those in force.
     pub profiles: profiles::Profiles,
-    /// First octet of every serial number made here.
-    pub instance: InstanceByte,
+    /// Who this is among the replicas: the first octet of serial numbers made here, and what it does first.
+    pub replica: Arc<replica::Replica>,
     /// The HSM.
     pub signer: Arc<dyn Signer>,
     /// The database, for writing.

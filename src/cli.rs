@@ -28,7 +28,7 @@ use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::Config;
 use crate::config::RawConfig;
@@ -63,7 +63,7 @@ pub struct Global {
 #[derive(Subcommand)]
 enum Command {
     /// Run the service until SIGTERM.
-    Serve,
+    Serve(serve::ServeArguments),
     /// Make and run a private development world: PostgreSQL, SoftHSM, issuers, service.
     Dev(dev::DevArguments),
     /// Bring the database to the schema this version knows.
@@ -114,6 +114,17 @@ enum Command {
     Packaging(packaging::PackagingArguments),
 }
 
+/// What a replica of the service does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    /// Everything.
+    All,
+    /// Answers stations and people; others work on what no request waits for.
+    Api,
+    /// Works on batches, CRLs, checkpoints and what was left open; has the operations listener alone.
+    Jobs,
+}
+
 /// A command that did not do what was asked.
 #[derive(Debug)]
 pub struct Failure {
@@ -158,7 +169,7 @@ pub type Outcome = Result<(), Failure>;
 pub fn run(arguments: Arguments) -> ! {
     let Arguments { global, command } = arguments;
     let outcome = match command {
-        Command::Serve => serve::run(&global),
+        Command::Serve(arguments) => serve::run(&global, &arguments),
         Command::Dev(arguments) => dev::run(&arguments),
         Command::Migrate => migrate::run(&global),
         Command::Backup(arguments) => backup::backup(&global, &arguments),

@@ -104,6 +104,10 @@ pub struct HttpSection {
     /// Worker threads; 0 is one a core.
     #[serde(default)]
     pub workers: usize,
+    /// Seconds, at SIGTERM, for which `/readyz` already says no while requests are still served, 0 to 600:
+    /// as long as the load balancer in front takes to see it and to send stations elsewhere.
+    #[serde(default)]
+    pub drain_seconds: u16,
 }
 
 fn default_connections_max() -> usize {
@@ -313,8 +317,10 @@ pub struct TicketKeySection {
 pub struct IssuanceSection {
     /// Directory of profiles, one `NAME.toml` each.
     pub profiles: PathBuf,
-    /// First octet of every serial number made here, 1 to 127; no two replicas share one.
-    pub instance: u8,
+    /// First octet of every serial number made here, 1 to 127: this one and no other, and the service does
+    /// not start while another replica holds it. Absent: the lowest that no replica holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instance: Option<u8>,
     /// When a request is answered, whatever the neighbours do.
     pub deadline_ms: u64,
     /// How far the clocks of this machine, of the database and of the last record may be apart;
@@ -326,7 +332,7 @@ impl Default for IssuanceSection {
     fn default() -> Self {
         Self {
             profiles: PathBuf::from("profiles"),
-            instance: 1,
+            instance: None,
             deadline_ms: 5_000,
             clock_difference_max_ms: 5_000,
         }
@@ -438,7 +444,7 @@ pub struct Config {
     /// Password of the service's database role.
     pub database_password: Option<SecretString>,
     /// See [`IssuanceSection::instance`].
-    pub instance: InstanceByte,
+    pub instance: Option<InstanceByte>,
     /// See [`IssuanceSection::deadline_ms`].
     pub deadline: Duration,
     /// See [`IssuanceSection::clock_difference_max_ms`].
@@ -569,36 +575,32 @@ impl Config {
             .password_file
             .as_deref()
             .and_then(|path| collect(secret(path), &mut faults));
-        let instance = InstanceByte::new(raw.issuance.instance);
+        let instance = raw.issuance.instance.and_then(InstanceByte::new);
+        if raw.issuance.instance.is_some() && instance.is_none() {
+            faults.push("issuance.instance: must be 1 to 127".into());
+        }
         check(&raw, &mut faults);
         check_stations(&raw, &issuers, &profiles, &mut faults);
-        match instance {
-            Some(instance) if faults.is_empty() => {
-                let deadline = Duration::from_millis(raw.issuance.deadline_ms);
-                let apart = Duration::from_millis(raw.issuance.clock_difference_max_ms);
-                Ok(Self {
-                    raw,
-                    issuers,
-                    responders,
-                    profiles,
-                    ticket_keys,
-                    report_key,
-                    log_key,
-                    witnesses,
-                    pins,
-                    database_password,
-                    instance,
-                    deadline,
-                    clock_difference_max: TimeDelta::from_std(apart).unwrap_or_default(),
-                })
-            }
-            _ => {
-                if instance.is_none() {
-                    faults.push("issuance.instance: must be 1 to 127".into());
-                }
-                Err(ConfigFaults(faults))
-            }
+        if !faults.is_empty() {
+            return Err(ConfigFaults(faults));
         }
+        let deadline = Duration::from_millis(raw.issuance.deadline_ms);
+        let apart = Duration::from_millis(raw.issuance.clock_difference_max_ms);
+        Ok(Self {
+            raw,
+            issuers,
+            responders,
+            profiles,
+            ticket_keys,
+            report_key,
+            log_key,
+            witnesses,
+            pins,
+            database_password,
+            instance,
+            deadline,
+            clock_difference_max: TimeDelta::from_std(apart).unwrap_or_default(),
+        })
     }
 }
 
@@ -648,6 +650,9 @@ fn check(raw: &RawConfig, faults: &mut Vec<String>) {
             "http: connections_per_address_max and handshakes_per_second_max must be 1 or more"
                 .into(),
         );
+    }
+    if raw.http.drain_seconds > 600 {
+        faults.push("http.drain_seconds: must be 0 to 600".into());
     }
     if !(1..=3600).contains(&raw.crl.every_seconds) {
         faults.push("crl.every_seconds: must be 1 to 3600".into());

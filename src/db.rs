@@ -2,7 +2,8 @@
 //! [`crate::ca::order::OrderBook`],
 //! [`archive::PgArchive`] implements [`crate::ca::Archive`] and [`crate::ca::ocsp::StatusBook`],
 //! [`crls::PgCrlStore`] implements [`crate::ca::crl::CrlStore`], [`log::PgLog`] implements
-//! [`crate::ca::log::LogBook`], [`floor::PgFloor`] implements [`crate::ca::floor::FloorBook`].
+//! [`crate::ca::log::LogBook`], [`floor::PgFloor`] implements [`crate::ca::floor::FloorBook`];
+//! [`replicas::PgReplicas`] keeps a [`crate::ca::replica::Replica`].
 //!
 //! Four rules hold in this room:
 //!
@@ -31,6 +32,7 @@ pub mod measures;
 pub mod migrate;
 pub mod parts;
 pub mod principals;
+pub mod replicas;
 pub mod restore;
 
 mod device_lists;

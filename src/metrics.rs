@@ -489,6 +489,47 @@ impl BatchMetrics {
     }
 }
 
+/// This replica among the others on its database.
+pub struct ReplicaMetrics {
+    /// `certfactory_replica_up`
+    pub up: IntGauge,
+    /// `certfactory_replica_instance`
+    pub instance: IntGauge,
+    /// `certfactory_replica_duty{duty}`: `checkpoints`, `crls`, `open_intents`
+    pub duty: IntGaugeVec,
+    /// `certfactory_replicas{role}`: `all`, `api`, `jobs`
+    pub living: IntGaugeVec,
+}
+
+impl ReplicaMetrics {
+    /// Registers the metrics of replicas.
+    pub fn new(r: &Registry) -> prometheus::Result<Self> {
+        let gauge = |name: &str, help: &str| registered(r, IntGauge::new(name, help));
+        Ok(Self {
+            up: gauge(
+                "certfactory_replica_up",
+                "1 while the database knows that this replica lives.",
+            )?,
+            instance: gauge(
+                "certfactory_replica_instance",
+                "First octet of the serial numbers made here; 0 while another replica has it.",
+            )?,
+            duty: gauges(
+                r,
+                "certfactory_replica_duty",
+                "1 where this replica is the one that does it first: checkpoints, crls, open_intents.",
+                &["duty"],
+            )?,
+            living: gauges(
+                r,
+                "certfactory_replicas",
+                "Replicas that live on this database, by what they do, this one among them; 0 of each while it is not known.",
+                &["role"],
+            )?,
+        })
+    }
+}
+
 /// The configuration, read again while the service runs.
 pub struct ReloadMetrics {
     /// `certfactory_configuration_refused`

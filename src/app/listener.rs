@@ -20,6 +20,7 @@ use actix_web::rt::net::TcpStream;
 use actix_web::web::Data;
 use anyhow::Context;
 
+use crate::app::sockets::Sockets;
 use crate::ca::Ca;
 use crate::ca::crl::CrlShelf;
 use crate::config::Config;
@@ -44,7 +45,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// Connections that the kernel keeps until they are accepted.
 const BACKLOG: u32 = 1024;
 
-/// Starts it; a port of 0 takes a free one.
+/// Starts it, on the socket that was handed over for its address or one of its own; a port of 0 takes a free
+/// one.
 pub(super) fn serve(
     config: &Config,
     ca: &Arc<Ca>,
@@ -52,7 +54,8 @@ pub(super) fn serve(
     principals: Data<Principals>,
     around: Data<Around>,
     tls: &Tls,
-) -> anyhow::Result<(SocketAddr, ServerHandle)> {
+    sockets: &mut Sockets,
+) -> anyhow::Result<ServerHandle> {
     let section = &config.raw.http;
     let ca = Data::from(ca.clone());
     let shelf = Data::from(shelf.clone());
@@ -71,8 +74,11 @@ pub(super) fn serve(
         around.http.connections_refused.clone(),
     );
     let acceptor = tls.acceptor()?;
-    let listener =
-        listen(section.listen).with_context(|| format!("listening on {}", section.listen))?;
+    let listener = match sockets.take(section.listen) {
+        Some(socket) => Ok(socket),
+        None => listen(section.listen),
+    };
+    let listener = listener.with_context(|| format!("listening on {}", section.listen))?;
     let address = listener.local_addr()?;
     actix_tls::accept::max_concurrent_tls_connect(HANDSHAKES_MAX);
 
@@ -137,7 +143,8 @@ pub(super) fn serve(
         .run();
     let handle = server.handle();
     tokio::spawn(server);
-    Ok((address, handle))
+    tracing::info!(api = %address, "listening");
+    Ok(handle)
 }
 
 /// A listener whose address can be taken again at once after a stop.

@@ -31,6 +31,7 @@ use crate::metrics::LogMetrics;
 use crate::pki::entry::LOG_KEY_NAME;
 use crate::pki::hex;
 use crate::pki::note::VerifierKey;
+use crate::pki::serial::InstanceByte;
 
 /// How often it is looked whether HSM, clock and log are as they were.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
@@ -106,8 +107,9 @@ impl Log {
         fresh: Arc<FreshEntries>,
         metrics: Arc<LogMetrics>,
     ) -> anyhow::Result<()> {
-        ca.tell(NoteKind::Started, beginning(config));
-        for witness in witnesses(config)? {
+        ca.tell(NoteKind::Started, beginning(config, ca));
+        let works = ca.replica.part.works();
+        for witness in witnesses(config)?.into_iter().filter(|_| works) {
             witness.start(Arc::clone(ca), Arc::clone(&metrics));
         }
         let section = config.raw.audit.as_ref();
@@ -151,7 +153,7 @@ fn witnesses(config: &Config) -> anyhow::Result<Vec<Outside>> {
 }
 
 /// What runs, and by which configuration.
-pub(super) fn beginning(config: &Config) -> serde_json::Value {
+pub(super) fn beginning(config: &Config, ca: &Ca) -> serde_json::Value {
     let file = toml::to_string(&config.raw).unwrap_or_default();
     let profiles: BTreeMap<&str, String> = config
         .profiles
@@ -159,12 +161,18 @@ pub(super) fn beginning(config: &Config) -> serde_json::Value {
         .map(|profile| (profile.name.as_str(), hex(&profile.sha256)))
         .collect();
     json!({
-        "instance": config.raw.issuance.instance,
+        "instance": instance(ca),
+        "role": ca.replica.part.as_str(),
         "version": env!("CARGO_PKG_VERSION"),
         "binary_sha256": binary_sha256(),
         "configuration_sha256": hex(&openssl::sha::sha256(file.as_bytes())),
         "profiles": profiles,
     })
+}
+
+/// The instance octet as it is now.
+fn instance(ca: &Ca) -> Option<u8> {
+    ca.replica.octet().ok().map(InstanceByte::get)
 }
 
 /// Piece by piece: a binary with its symbols is large. Null where it cannot be read.
@@ -195,7 +203,6 @@ fn binary_sha256() -> Option<String> {
 /// Tells the log when an issuer's key or the clock becomes unusable, and when it is again.
 async fn keep_watching(ca: Arc<Ca>, signed: bool) {
     let mut before: BTreeMap<String, Option<String>> = BTreeMap::new();
-    let instance = ca.instance.get();
     // That keys have not proved themselves in the first moments is no news.
     tokio::time::sleep(SETTLED_AFTER).await;
     loop {
@@ -203,14 +210,14 @@ async fn keep_watching(ca: Arc<Ca>, signed: bool) {
         for issuer in keys.chain(signed.then_some(LOG_KEY_NAME)) {
             let reason = ca.signer.ready(issuer).err();
             if changes(&mut before, issuer, reason.as_ref()) {
-                let event = json!({ "instance": instance, "issuer": issuer, "signs": reason.is_none(), "reason": reason });
+                let event = json!({ "instance": instance(&ca), "issuer": issuer, "signs": reason.is_none(), "reason": reason });
                 ca.tell(NoteKind::Hsm, event);
             }
         }
         let reason = ca.clock_trusted().err();
         if changes(&mut before, "/clock", reason.as_ref()) {
             let event =
-                json!({ "instance": instance, "trusted": reason.is_none(), "reason": reason });
+                json!({ "instance": instance(&ca), "trusted": reason.is_none(), "reason": reason });
             ca.tell(NoteKind::Clock, event);
         }
         if let Ok(head) = ca.log_book.head().await {

@@ -29,7 +29,7 @@ const CHANGEABLE: [&str; 2] = ["issuance.profiles", "log.level"];
 pub(super) struct Reloader {
     pub(super) path: PathBuf,
     /// The one that the service was started with.
-    pub(super) started: RawConfig,
+    pub(super) started: Arc<Config>,
     /// What its files held then.
     pub(super) files: BTreeMap<String, Option<[u8; 32]>>,
     pub(super) ca: Arc<Ca>,
@@ -71,7 +71,7 @@ impl Reloader {
 
     /// Whether it can be taken into use as a whole.
     fn judge(&self, config: &Config) -> Result<(), Vec<String>> {
-        let mut faults: Vec<String> = differing(&self.started, &config.raw)
+        let mut faults: Vec<String> = differing(&self.started.raw, &config.raw)
             .into_iter()
             .map(|setting| format!("{setting}: changes by a restart only"))
             .collect();
@@ -98,7 +98,8 @@ impl Reloader {
         show_last_seconds(&self.ca);
         self.metrics.refused.set(0);
         self.metrics.at.set(self.ca.clock.now().timestamp());
-        self.ca.tell(NoteKind::Configured, log::beginning(config));
+        self.ca
+            .tell(NoteKind::Configured, log::beginning(config, &self.ca));
         tracing::info!(
             profiles = config.profiles.len(),
             "the configuration was read again"

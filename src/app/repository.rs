@@ -1,6 +1,8 @@
 //! The repository listener, and the task that keeps what it serves up to date.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use actix_web::App as Actix;
@@ -11,6 +13,7 @@ use anyhow::Context;
 use chrono::TimeDelta;
 use prometheus::Registry;
 
+use crate::app::sockets::Sockets;
 use crate::ca::Ca;
 use crate::ca::crl::CrlPublisher;
 use crate::ca::crl::CrlShelf;
@@ -41,6 +44,7 @@ pub(super) async fn publish(
         shelf: Arc::clone(&shelf),
         life: TimeDelta::hours(config.raw.crl.next_update_hours.into()),
         metrics: Arc::new(CrlMetrics::new(registry)?),
+        waited: AtomicU32::new(0),
     };
     publisher
         .publish_stored()
@@ -50,19 +54,18 @@ pub(super) async fn publish(
     Ok(shelf)
 }
 
-/// The listener, where one is configured. Plain HTTP: a CRL that could only be fetched over TLS
+/// The listener, on the socket that was handed over for its address or one of its
+/// own. Plain HTTP: a CRL that could only be fetched over TLS
 /// would need itself (RFC 5280 8).
 pub(super) fn serve(
+    listen: SocketAddr,
     config: &Config,
     database: &db::config::DbConfig,
     ca: &Arc<Ca>,
     shelf: &Arc<CrlShelf>,
     registry: &Registry,
-) -> anyhow::Result<Option<ServerHandle>> {
-    let Some(section) = &config.raw.repository else {
-        return Ok(None);
-    };
-    let listen = section.listen;
+    sockets: &mut Sockets,
+) -> anyhow::Result<ServerHandle> {
     let responders = config.responders.iter();
     let ocsp = OcspService::new(
         Arc::clone(ca),
@@ -90,14 +93,17 @@ pub(super) fn serve(
         .client_request_timeout(Duration::from_secs(5))
         .keep_alive(Duration::from_secs(15))
         .shutdown_timeout(1)
-        .disable_signals()
-        .bind(listen)
-        .with_context(|| format!("listening on {listen}"))?;
+        .disable_signals();
+    let server = match sockets.take(listen) {
+        Some(socket) => server.listen(socket),
+        None => server.bind(listen),
+    };
+    let server = server.with_context(|| format!("listening on {listen}"))?;
     tracing::info!(repository = ?server.addrs(), "listening");
     let server = server.run();
     let handle = server.handle();
     tokio::spawn(server);
-    Ok(Some(handle))
+    Ok(handle)
 }
 
 fn every(config: &Config) -> Duration {

@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -22,6 +24,7 @@ use crate::ca::Ca;
 use crate::ca::LedgerFault;
 use crate::ca::PortFuture;
 use crate::ca::SignerFault;
+use crate::ca::replica::Duty;
 use crate::metrics::CrlMetrics;
 use crate::pki::crl::Edition;
 use crate::pki::crl::RevokedCertificate;
@@ -29,6 +32,8 @@ use crate::pki::crl::TbsCertList;
 use crate::pki::issuer::Issuer;
 use crate::pki::lint::LintFault;
 
+/// Rounds that whoever has not the duty waits for whoever has it.
+const PATIENCE: u32 = 2;
 /// Time for the HSM to sign one.
 const SIGN_MAX: Duration = Duration::from_secs(10);
 
@@ -153,6 +158,9 @@ pub enum CrlError {
 }
 
 /// Makes and publishes the CRLs of all issuers.
+///
+/// One of the replicas that work has the duty ([`Duty::Crls`]); another of them renews what was found out of
+/// date [`PATIENCE`] times. One that only answers stations publishes what is stored.
 pub struct CrlPublisher {
     /// Issuers, HSM and clock.
     pub ca: Arc<Ca>,
@@ -164,6 +172,8 @@ pub struct CrlPublisher {
     pub life: TimeDelta,
     /// What it counts.
     pub metrics: Arc<CrlMetrics>,
+    /// Rounds in which something was out of date, one after the other.
+    pub waited: AtomicU32,
 }
 
 impl CrlPublisher {
@@ -172,12 +182,19 @@ impl CrlPublisher {
     /// logged and counted, and keeps no other.
     pub async fn round(&self) -> Result<usize, LedgerFault> {
         let survey = self.publish_stored().await?;
+        let mut due = self.wanted(&survey);
+        due.retain(|id, _| {
+            let newest = survey.iter().find(|s| s.id == *id).and_then(|s| s.newest);
+            self.is_due(newest, revoked(&survey, id))
+        });
+        if due.is_empty() {
+            self.waited.store(0, Ordering::Relaxed);
+        }
+        if due.is_empty() || !self.has_its_turn() {
+            return Ok(0);
+        }
         let mut failed = 0;
-        for (id, issuer) in self.wanted(&survey) {
-            let newest = survey.iter().find(|s| s.id == id).and_then(|s| s.newest);
-            if !self.is_due(newest, revoked(&survey, &id)) {
-                continue;
-            }
+        for (id, issuer) in due {
             let start = Instant::now();
             let outcome = match self.renew(&id, &issuer).await {
                 Ok(true) => "stored",
@@ -191,6 +208,13 @@ impl CrlPublisher {
             self.metrics.count(&id.issuer, outcome, start.elapsed());
         }
         Ok(failed)
+    }
+
+    /// Whether this replica renews what is out of date.
+    fn has_its_turn(&self) -> bool {
+        let replica = &self.ca.replica;
+        replica.part.works()
+            && (replica.has(Duty::Crls) || self.waited.fetch_add(1, Ordering::Relaxed) >= PATIENCE)
     }
 
     /// Publishes the newest stored CRLs; returns what the store knows.

@@ -230,7 +230,7 @@ impl Ca {
                     .ok_or(error);
             }
         };
-        let serial_number = SerialNumber::new(self.instance, random()?);
+        let serial_number = SerialNumber::new(self.instance()?, random()?);
         let tbs = TbsCertificate::build(
             issuer,
             serial_number,

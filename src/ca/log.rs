@@ -37,6 +37,7 @@ use crate::pki::merkle::consistency_proof;
 use crate::pki::merkle::inclusion_nodes;
 use crate::pki::merkle::inclusion_proof;
 use crate::pki::merkle::leaf_hash;
+use crate::pki::serial::InstanceByte;
 use crate::pki::tile::TileSet;
 use crate::pki::tile::tiles_for;
 
@@ -514,7 +515,8 @@ impl Ca {
 
     /// Tells the log that this service stops, and waits a moment for it.
     pub async fn tell_stopped(&self) {
-        let event = serde_json::json!({ "instance": self.instance.get() });
+        let event =
+            serde_json::json!({ "instance": self.replica.octet().ok().map(InstanceByte::get) });
         let note = Note {
             kind: NoteKind::Stopped,
             event,

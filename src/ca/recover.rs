@@ -9,9 +9,12 @@ use crate::ca::Ca;
 use crate::ca::Intent;
 use crate::ca::LedgerFault;
 use crate::ca::error::IssueError;
+use crate::ca::replica::Duty;
 
 /// Open intents taken over at a time.
 const TAKE_OVER_MAX: i64 = 64;
+/// Seconds after which a replica that has not the duty takes over what is still open.
+const LATE_SECONDS: i32 = 5;
 /// Time for one of them.
 const DEADLINE: Duration = Duration::from_secs(5);
 
@@ -20,7 +23,12 @@ impl Ca {
     /// What cannot be finished now stays open and is taken over again later.
     pub async fn recover(&self) -> Result<usize, LedgerFault> {
         self.ledger.ready().map_err(LedgerFault::Unavailable)?;
-        let orphans = self.ledger.take_over(TAKE_OVER_MAX).await?;
+        let late_seconds = if self.replica.has(Duty::OpenIntents) {
+            0
+        } else {
+            LATE_SECONDS
+        };
+        let orphans = self.ledger.take_over(TAKE_OVER_MAX, late_seconds).await?;
         let count = orphans.len();
         futures_util::future::join_all(orphans.into_iter().map(|intent| self.finish(intent))).await;
         Ok(count)

@@ -78,7 +78,7 @@ impl Ca {
         self.ledger.ready().map_err(LedgerFault::Unavailable)?;
         let (now, validity) = self.could_issue(issuer, |now| Validity::of_days(1, now, issuer))?;
         let key = key_of_nobody()?;
-        let serial_number = SerialNumber::new(self.instance, issue::random()?);
+        let serial_number = SerialNumber::new(self.instance()?, issue::random()?);
         let tbs = TbsCertificate::verification(issuer, serial_number, validity, &code, &key)?;
         let intent = Intent {
             id: issue::intent_id(now)?,

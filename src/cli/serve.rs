@@ -6,14 +6,17 @@
 
 use std::time::Duration;
 
+use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::app::App;
 use crate::app::privacy;
 use crate::app::supervision;
+use crate::ca::replica::Part;
 use crate::cli::Failure;
 use crate::cli::Global;
 use crate::cli::Outcome;
+use crate::cli::Role;
 use crate::config::LogFormat;
 use crate::db::check::StartupFault;
 use crate::db::error::DbFault;
@@ -22,8 +25,21 @@ use crate::telemetry;
 /// How long the start waits for the HSM before it serves without.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// `serve`
+#[derive(Args)]
+pub struct ServeArguments {
+    /// What this replica does: there may be any number of each on one database.
+    #[arg(long, value_enum, default_value_t = Role::All)]
+    role: Role,
+}
+
 /// Runs the service; after a graceful stop the process ends here, with exit code 0.
-pub fn run(global: &Global) -> Outcome {
+pub fn run(global: &Global, arguments: &ServeArguments) -> Outcome {
+    let part = match arguments.role {
+        Role::All => Part::All,
+        Role::Api => Part::Api,
+        Role::Jobs => Part::Jobs,
+    };
     let config = crate::cli::load_with_environment(&global.config)?;
     let json = match config.raw.log.format {
         LogFormat::Auto => None,
@@ -39,7 +55,7 @@ pub fn run(global: &Global) -> Outcome {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
-        let app = App::start(config, &global.config, level)
+        let app = App::start(config, &global.config, level, part)
             .await
             .map_err(|error| {
                 let code = match error.downcast_ref() {

@@ -7,6 +7,7 @@ use secrecy::SecretString;
 use sqlx::postgres::PgConnectOptions;
 
 use crate::db::error::DbFault;
+use crate::db::replicas::SILENCE_MAX;
 
 /// Where the database is. The URL may hold a password, so it has no `Debug`.
 #[derive(Clone)]
@@ -32,6 +33,8 @@ pub(super) enum Purpose {
     Crl,
     /// The log: its leaves, tiles and checkpoints.
     Log,
+    /// What says that a replica lives.
+    Replica,
     /// Start-up checks and commands: the server's own settings, so that they can be looked at.
     Command,
 }
@@ -89,6 +92,10 @@ const LOG_SESSION: &[(&str, &str)] = &[
     ("jit", "off"),
 ];
 
+/// What the session that says that a replica lives has beyond a ledger session's limits: locks that others
+/// wait for end with it when its replica is paused or cut off.
+const REPLICA_SESSION: &[(&str, &str)] = &[("idle_session_timeout", SILENCE_MAX)];
+
 /// Limits of a command's session.
 const COMMAND_SESSION: &[(&str, &str)] = &[("lock_timeout", "10s")];
 
@@ -127,6 +134,10 @@ impl DbConfig {
             Purpose::Log => options
                 .application_name("certfactory log")
                 .options(LOG_SESSION.iter().copied()),
+            Purpose::Replica => options
+                .application_name("certfactory replicas")
+                .options(LEDGER_SESSION.iter().copied())
+                .options(REPLICA_SESSION.iter().copied()),
             Purpose::Command => options
                 .application_name("certfactory command")
                 .options(COMMAND_SESSION.iter().copied()),

@@ -81,17 +81,21 @@ pub struct PgLedger {
     aside: PgConnectOptions,
     /// Told what is appended.
     fresh: Arc<FreshEntries>,
+    /// Who must hold the instance octet of what is stored; `None`: nobody in particular.
+    holder: Option<Uuid>,
     vitals: Arc<Vitals>,
 }
 
 impl PgLedger {
     /// Starts the lanes on the current Tokio runtime. Does not wait for the database: see
-    /// [`Ledger::ready`]. Entries of certificates are handed to `fresh`. Fails only when the URL is
-    /// none.
+    /// [`Ledger::ready`]. Entries of certificates are handed to `fresh`. Intents are stored only while
+    /// `holder`, where there is one, holds the instance octet of their serial numbers. Fails only when the
+    /// URL is none.
     pub fn start(
         config: &DbConfig,
         metrics: &Arc<LedgerMetrics>,
         fresh: Arc<FreshEntries>,
+        holder: Option<Uuid>,
     ) -> Result<Arc<Self>, DbFault> {
         let lanes = [
             Reserve::LANE,
@@ -111,6 +115,7 @@ impl PgLedger {
             stations: lane(config, &vitals, metrics)?,
             aside: config.options(Purpose::Aside)?,
             fresh,
+            holder,
             vitals,
         }))
     }
@@ -408,7 +413,11 @@ impl Ledger for PgLedger {
         Box::pin(async move {
             // An intent whose certificate could not be recorded is better not stored.
             self.vitals.of(&ISSUING).map_err(LedgerFault::Unavailable)?;
-            self.reservations.submit(Reserve(intent), deadline).await
+            let job = Reserve {
+                intent,
+                holder: self.holder,
+            };
+            self.reservations.submit(job, deadline).await
         })
     }
 
@@ -435,9 +444,17 @@ impl Ledger for PgLedger {
         })
     }
 
-    fn take_over(&self, limit: i64) -> PortFuture<'_, Result<Vec<Intent>, LedgerFault>> {
+    fn take_over(
+        &self,
+        limit: i64,
+        late_seconds: i32,
+    ) -> PortFuture<'_, Result<Vec<Intent>, LedgerFault>> {
+        let job = Settle::TakeOver {
+            limit,
+            late_seconds,
+        };
         Box::pin(async move {
-            match self.settle(Settle::TakeOver(limit)).await? {
+            match self.settle(job).await? {
                 Settled::TakeOver(intents) => Ok(intents),
                 Settled::Outcome(_) | Settled::Abandon => Err(mixed_up()),
             }

@@ -24,7 +24,8 @@ use crate::db::row::outcome_columns;
 use crate::pki::tbs::LeafKind;
 
 /// One statement, so one round trip and one transaction. A claim that is taken leaves its row out
-/// of `admitted`, and with it out of the other two tables.
+/// of `admitted`, and with it out of the other two tables; so does an instance octet that is not the
+/// holder's. The holder's row is locked until the commit: whoever takes the octet comes before it or after.
 ///
 /// Each kind has its own, which names the kind and the key's origin in its text, so that a line's
 /// devices carry nothing for the sake of the others.
@@ -47,6 +48,8 @@ macro_rules! admit {
               spki_sha256, not_before, not_after, tbs",
             $columns,
             ")
+    ), held AS (
+        SELECT instance FROM replica WHERE holder = $18 FOR SHARE
     ), admitted AS (
         INSERT INTO claim (intent_id, serial_number, spki_sha256, slot, device, principal,
                            idempotency_key",
@@ -56,6 +59,7 @@ macro_rules! admit {
             $claimed,
             "
         FROM batch
+        WHERE $18::uuid IS NULL OR get_byte(serial_number, 0) = ANY(ARRAY(SELECT h.instance FROM held h))
         ON CONFLICT DO NOTHING
         RETURNING intent_id
     ), stored AS (
@@ -93,7 +97,7 @@ const ADMIT_STATIONS: &str = admit!("station", "csr");
 const ADMIT_REWORKS: &str = admit!(
     "device",
     "csr",
-    ", $18::uuid[], $19::smallint[], $20::text[]",
+    ", $19::uuid[], $20::smallint[], $21::text[]",
     ", supersedes, generation, rework_reason",
     ", supersedes"
 );
@@ -169,7 +173,12 @@ const HOLDERS: &str = concat!(
 const OFFERS_MAX: usize = 4;
 
 /// One intent to store.
-pub(super) struct Reserve(pub(super) Intent);
+pub(super) struct Reserve {
+    pub(super) intent: Intent,
+    /// Who must hold the instance octet of its serial number; `None`: nobody in particular. The same for
+    /// all of a lane.
+    pub(super) holder: Option<Uuid>,
+}
 
 impl Job for Reserve {
     type Answer = Reservation;
@@ -181,7 +190,7 @@ impl Job for Reserve {
         jobs: &[Arc<Self>],
     ) -> Result<Vec<Result<Reservation, LedgerFault>>, sqlx::Error> {
         let mut seen = HashSet::with_capacity(jobs.len());
-        let mut open: Vec<&Intent> = jobs.iter().map(|job| &job.0).collect();
+        let mut open: Vec<&Intent> = jobs.iter().map(|job| &job.intent).collect();
         open.retain(|intent| seen.insert(intent.id));
         // The same order in every replica keeps two batches from waiting for each other.
         open.sort_by(|a, b| {
@@ -190,14 +199,15 @@ impl Job for Reserve {
         let mut stored: HashSet<Uuid> = HashSet::with_capacity(jobs.len());
         let mut refused: HashMap<Uuid, Vec<Prior>> = HashMap::new();
         let mut barred: HashMap<Uuid, OrderRefusal> = HashMap::new();
+        let holder = jobs.first().and_then(|job| job.holder);
         let mut orders = Locked::begin(connection, &open).await?;
         for _ in 0..OFFERS_MAX {
             let (fit, unfit) = orders.part(&open);
             if jobs.is_empty() {
-                admit(connection, Sort::Device, &[]).await?;
+                admit(connection, Sort::Device, &[], holder).await?;
             }
             for same in fit.chunk_by(|a, b| Sort::of(a) == Sort::of(b)) {
-                stored.extend(admit(connection, Sort::of(same[0]), same).await?);
+                stored.extend(admit(connection, Sort::of(same[0]), same, holder).await?);
             }
             for intent in fit.iter().filter(|intent| stored.contains(&intent.id)) {
                 orders.count(intent);
@@ -220,16 +230,16 @@ impl Job for Reserve {
         }
         orders.commit(connection).await?;
         let answer = |job: &Arc<Self>| {
-            if stored.contains(&job.0.id) {
+            if stored.contains(&job.intent.id) {
                 return Ok(Reservation::Reserved);
             }
-            if let Some(priors) = refused.get(&job.0.id) {
+            if let Some(priors) = refused.get(&job.intent.id) {
                 return Ok(Reservation::Taken(priors.iter().map(copy).collect()));
             }
-            match barred.get(&job.0.id) {
+            match barred.get(&job.intent.id) {
                 Some(refusal) => Ok(Reservation::Barred(refusal.clone())),
                 None => Err(LedgerFault::Unavailable(
-                    "what the request claims changes too often".to_owned(),
+                    "what the request claims changes too often, or its instance octet is another replica's by now".to_owned(),
                 )),
             }
         };
@@ -242,6 +252,7 @@ async fn admit(
     connection: &mut PgConnection,
     sort: Sort,
     intents: &[&Intent],
+    holder: Option<Uuid>,
 ) -> Result<HashSet<Uuid>, sqlx::Error> {
     let each =
         |value: fn(&Intent) -> &[u8]| -> Vec<&[u8]> { intents.iter().map(|i| value(i)).collect() };
@@ -279,7 +290,8 @@ async fn admit(
                 .map(|i| i.validity.not_after)
                 .collect::<Vec<_>>(),
         )
-        .bind(each(|i| &i.tbs));
+        .bind(each(|i| &i.tbs))
+        .bind(holder);
     if sort == Sort::Rework {
         query = query
             .bind(reworks(intents, |rework| rework.supersedes))

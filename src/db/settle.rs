@@ -26,7 +26,8 @@ const TAKE_OVER: &str = concat!(
     "WITH taken AS (
         UPDATE open_intent SET lease_until = statement_timestamp() + interval '5 seconds'
         WHERE intent_id = ANY(ARRAY(
-            SELECT intent_id FROM open_intent WHERE lease_until < statement_timestamp()
+            SELECT intent_id FROM open_intent
+            WHERE lease_until < statement_timestamp() - $2::int4 * interval '1 second'
             ORDER BY lease_until LIMIT $1 FOR UPDATE SKIP LOCKED))
         RETURNING intent_id
     )
@@ -42,8 +43,8 @@ const ABANDON: &str = "SELECT abandon_intent($1, $2)";
 pub(super) enum Settle {
     /// What became of an intent.
     Outcome(Uuid),
-    /// Lease open intents whose lease has run out, at most so many.
-    TakeOver(i64),
+    /// Lease open intents whose lease has run out so many seconds ago, at most so many.
+    TakeOver { limit: i64, late_seconds: i32 },
     /// Give up an open intent, and why.
     Abandon(Uuid, String),
 }
@@ -69,7 +70,7 @@ impl Job for Settle {
         jobs: &[Arc<Self>],
     ) -> Result<Vec<Result<Settled, LedgerFault>>, sqlx::Error> {
         if jobs.is_empty() {
-            take_over(connection, 0).await?;
+            take_over(connection, 0, 0).await?;
         }
         let mut answers = Vec::with_capacity(jobs.len());
         for job in jobs {
@@ -77,7 +78,10 @@ impl Job for Settle {
                 Self::Outcome(intent) => {
                     Settled::Outcome(Box::new(outcome(connection, *intent).await?))
                 }
-                Self::TakeOver(limit) => Settled::TakeOver(take_over(connection, *limit).await?),
+                Self::TakeOver {
+                    limit,
+                    late_seconds,
+                } => Settled::TakeOver(take_over(connection, *limit, *late_seconds).await?),
                 Self::Abandon(intent, reason) => {
                     sqlx::query(ABANDON)
                         .bind(intent)
@@ -109,9 +113,14 @@ async fn outcome(
     }))
 }
 
-async fn take_over(connection: &mut PgConnection, limit: i64) -> Result<Vec<Intent>, sqlx::Error> {
+async fn take_over(
+    connection: &mut PgConnection,
+    limit: i64,
+    late_seconds: i32,
+) -> Result<Vec<Intent>, sqlx::Error> {
     let rows = sqlx::query(TAKE_OVER)
         .bind(limit)
+        .bind(late_seconds)
         .fetch_all(connection)
         .await?;
     rows.iter().map(row::intent).collect()

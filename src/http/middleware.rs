@@ -33,19 +33,29 @@ use crate::metrics::IssuanceMetrics;
 #[derive(Default)]
 pub struct Flights {
     in_flight: AtomicUsize,
-    draining: AtomicBool,
+    leaving: AtomicBool,
+    refusing: AtomicBool,
 }
 
 impl Flights {
-    /// From now on every answer closes its connection, and new work is refused.
-    pub fn drain(&self) {
-        self.draining.store(true, Ordering::SeqCst);
+    /// From now on every answer closes its connection.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::SeqCst);
+    }
+
+    /// From now on new work is refused.
+    pub fn refuse(&self) {
+        self.refusing.store(true, Ordering::SeqCst);
     }
 
     /// Whether the service is on its way down.
     #[must_use]
-    pub fn draining(&self) -> bool {
-        self.draining.load(Ordering::SeqCst)
+    pub fn leaving(&self) -> bool {
+        self.leaving.load(Ordering::SeqCst)
+    }
+
+    fn refusing(&self) -> bool {
+        self.refusing.load(Ordering::SeqCst)
     }
 
     /// Requests whose answer is not complete.
@@ -115,11 +125,11 @@ pub async fn around(
     request.extensions_mut().insert(RequestId(id.clone()));
     let route = request.match_pattern().unwrap_or_else(|| "none".into());
     let method = request.method().clone();
-    let draining = around.flights.draining();
+    let refusing = around.flights.refusing();
     let body = body::take(&mut request, &route).await;
     request.extensions_mut().insert(body);
 
-    let response = if draining {
+    let response = if refusing {
         let problem = Problem::new(Slug::Overloaded, "the service is shutting down; try again");
         let answer = refusal(&problem, request.path(), &id);
         Ok(request.into_response(answer))
@@ -156,7 +166,7 @@ pub async fn around(
     if let Ok(value) = HeaderValue::from_str(&id) {
         headers.insert(HeaderName::from_static("x-request-id"), value);
     }
-    if draining {
+    if around.flights.leaving() {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     let elapsed = start.elapsed();

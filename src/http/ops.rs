@@ -28,11 +28,14 @@ pub async fn livez() -> &'static str {
     "ok\n"
 }
 
-/// "Could issue now", and why not; and what will keep it from issuing within 90 days.
+/// "Could issue now", and why not; what will keep it from issuing within 90 days, and what no replica does.
 pub async fn readyz(ca: Data<Ca>, flights: Data<Arc<Flights>>) -> HttpResponse {
     let mut reasons = Vec::new();
-    if flights.draining() {
+    if flights.leaving() {
         reasons.push(json!({ "component": "service", "reason": "shutting down" }));
+    }
+    if let Err(reason) = ca.replica.octet() {
+        reasons.push(json!({ "component": "instance", "reason": reason }));
     }
     if let Err(reason) = ca.ledger.ready() {
         reasons.push(json!({ "component": "database", "reason": reason }));
@@ -67,6 +70,8 @@ pub async fn readyz(ca: Data<Ca>, flights: Data<Arc<Flights>>) -> HttpResponse {
     let refusing = refusing.map(
         |(witness, reason)| json!({ "component": "witness", "witness": witness, "reason": reason }),
     );
+    let missing = ca.replica.missing().into_iter();
+    let missing = missing.map(|reason| json!({ "component": "replicas", "reason": reason }));
     let warnings: Vec<_> = ca
         .endings(now)
         .into_iter()
@@ -78,6 +83,7 @@ pub async fn readyz(ca: Data<Ca>, flights: Data<Arc<Flights>>) -> HttpResponse {
             json!({ "component": "issuer", "profile": ending.profile, "reason": reason, "within_days": ending.within_days })
         })
         .chain(refusing)
+        .chain(missing)
         .collect();
     response.json(json!({ "ready": reasons.is_empty(), "reasons": reasons, "warnings": warnings }))
 }

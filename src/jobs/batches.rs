@@ -23,6 +23,7 @@ use crate::ca::batch::ChunkOutcome;
 use crate::ca::batch::State;
 use crate::ca::batch::run::Stop;
 use crate::metrics::BatchMetrics;
+use crate::pki::serial::InstanceByte;
 
 /// Chunks in work at once: while one's keys are made, or its last rows wait, another one is signed.
 const CHUNKS: usize = 3;
@@ -92,12 +93,13 @@ impl BatchRunner {
 
     async fn begin(self: Arc<Self>) {
         // What an earlier process of this replica held is free at once.
-        let instance = self.instance();
-        while self.ca.batches.give_up(instance).await.is_err() {
-            if self.is_stopping() {
-                return;
+        if let Some(instance) = self.instance() {
+            while self.ca.batches.give_up(instance).await.is_err() {
+                if self.is_stopping() {
+                    return;
+                }
+                tokio::time::sleep(RETRY).await;
             }
-            tokio::time::sleep(RETRY).await;
         }
         for _ in 0..CHUNKS {
             tokio::spawn(Arc::clone(&self).work());
@@ -107,8 +109,9 @@ impl BatchRunner {
         self.keep().await;
     }
 
-    pub(super) fn instance(&self) -> u8 {
-        self.ca.instance.get()
+    /// Under what name leases are taken; `None` while this replica has no instance octet.
+    pub(super) fn instance(&self) -> Option<u8> {
+        self.ca.replica.octet().ok().map(InstanceByte::get)
     }
 
     pub(super) fn is_stopping(&self) -> bool {
@@ -124,8 +127,12 @@ impl BatchRunner {
 
     async fn work(self: Arc<Self>) {
         while !self.is_stopping() {
+            let Some(instance) = self.instance() else {
+                tokio::time::sleep(RETRY).await;
+                continue;
+            };
             let ready = self.ca.ledger.ready().is_ok();
-            match self.ca.batches.lease(self.instance()).await {
+            match self.ca.batches.lease(instance).await {
                 Ok(Some((batch, chunk))) if ready => self.chunk(batch, chunk).await,
                 Ok(Some((batch, chunk))) => {
                     let released = self.ca.batches.release(batch.id, chunk.number, 0);
@@ -210,8 +217,11 @@ impl BatchRunner {
                 let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
                 (held.chunks.iter().copied().collect(), held.package)
             };
-            let kept = self.ca.batches.keep(self.instance(), chunks, package);
-            kept.await.ok();
+            // What is leased under an octet that is gone runs out, and is leased again.
+            if let Some(instance) = self.instance() {
+                let kept = self.ca.batches.keep(instance, chunks, package);
+                kept.await.ok();
+            }
             if let Ok(newest) = self.ca.batches.list(None, 100).await {
                 self.count(&newest);
             }

@@ -2,8 +2,10 @@
 //! checkpoints.
 //!
 //! Every replica follows the whole log and has its own tree of it, so each holds the others'
-//! checkpoints against its own. Who signs is settled by the book's compare-and-swap. What does not
-//! fit halts the log, for all replicas, until a person has looked.
+//! checkpoints against its own: the tree of one that does not sign grows from checkpoint to checkpoint. One
+//! has the duty to sign ([`Duty::Checkpoints`]); another that works does it when it is overdue. Whose
+//! checkpoint counts is settled by the book's compare-and-swap. What does not fit halts the log, for all
+//! replicas, until a person has looked.
 
 pub mod outside;
 pub mod start;
@@ -24,6 +26,7 @@ use crate::ca::log::NewCheckpoint;
 use crate::ca::log::StoredCheckpoint;
 use crate::ca::log::StoredTile;
 use crate::ca::log::fresh::FreshEntries;
+use crate::ca::replica::Duty;
 use crate::jobs::log::tree::Tree;
 use crate::journal::APPEND_LENGTH_MAX;
 use crate::journal::Entry;
@@ -41,6 +44,10 @@ const POLL: Duration = Duration::from_millis(250);
 const LEAVES: u32 = 2_000;
 /// Tiles that wait to be stored with a checkpoint; more are stored without one.
 const TILES_WAITING_MAX: usize = 1_000;
+/// A replica that has not the duty signs when nobody has, for so many times as long as a checkpoint takes.
+const LATE: u32 = 4;
+/// Leaves beyond the tree of a replica that does not sign, at most: 32 MiB.
+const AHEAD_MAX: u64 = 1 << 20;
 /// Longest wait for a signature.
 const SIGN_MAX: Duration = Duration::from_secs(5);
 
@@ -80,16 +87,20 @@ struct Position {
     foreign: Option<StoredCheckpoint>,
     signing: Option<JoinHandle<Signed>>,
     signed_at: Instant,
+    /// Since when there is more than is signed; `None`: there is not.
+    unsigned_since: Option<Instant>,
     /// When the database was last asked.
     read_at: Option<Instant>,
 }
 
 /// What came of an attempt to sign.
 enum Signed {
-    /// The newest checkpoint, and whether it is ours.
+    /// The newest checkpoint.
     Newest(Box<StoredCheckpoint>),
     /// Tiles were stored, and nothing was signed.
     Tiles,
+    /// Nobody has signed anything yet, and this replica is not the one to do it.
+    Nothing,
     Failed(String),
 }
 
@@ -102,6 +113,7 @@ impl Follower {
             foreign: None,
             signing: None,
             signed_at: Instant::now(),
+            unsigned_since: None,
             read_at: None,
         };
         tokio::spawn(async move {
@@ -124,7 +136,7 @@ impl Follower {
     /// Takes up everything that is new.
     async fn follow(&self, position: &mut Position) -> Result<(), LedgerFault> {
         loop {
-            let size = position.tree.as_ref().map(Tree::size);
+            let size = position.tree.as_ref().map(Tree::known);
             let from = match (size, self.journal.is_some()) {
                 (Some(size), true) => size.min(position.kept),
                 (Some(size), false) => size,
@@ -169,22 +181,35 @@ impl Follower {
             return;
         };
         for entry in entries {
-            if entry.index < tree.size() {
-                continue;
-            }
-            tree.push(leaf_hash(&entry.leaf));
-            let foreign = position.foreign.take_if(|it| it.size <= tree.size());
-            if let Some(foreign) = foreign.filter(|it| it.size == tree.size())
-                && foreign.root != tree.root()
-            {
-                self.halt(format!(
-                    "the checkpoint of {} entries has another root than this replica's tree",
-                    foreign.size
-                ))
-                .await;
+            if entry.index >= tree.known() {
+                tree.push(leaf_hash(&entry.leaf));
             }
         }
-        self.metrics.size.set(gauge(tree.size()));
+        if tree.known() - tree.size() > AHEAD_MAX {
+            tree.grow_to(u64::MAX);
+        }
+        self.metrics.size.set(gauge(tree.known()));
+        self.compare(position).await;
+    }
+
+    /// Holds a checkpoint that another replica signed against the tree, once its entries are known.
+    async fn compare(&self, position: &mut Position) {
+        let Some(tree) = &mut position.tree else {
+            return;
+        };
+        let Some(foreign) = position.foreign.take_if(|it| it.size <= tree.known()) else {
+            return;
+        };
+        tree.grow_to(foreign.size);
+        // One that is smaller than the tree came too late to be compared; the next ones are.
+        if foreign.size == tree.size() && foreign.root != tree.root() {
+            self.halt(format!(
+                "the checkpoint of {} entries has another root than this replica's tree",
+                foreign.size
+            ))
+            .await;
+        }
+        tree.stored_to(foreign.size);
     }
 
     /// The entries, into the journal. Whether it took them all.
@@ -231,17 +256,13 @@ impl Follower {
         if let Some(task) = position.signing.take_if(|task| task.is_finished()) {
             match task.await {
                 Ok(Signed::Newest(newest)) => {
-                    tree.stored();
-                    self.publish(signing, &newest).await;
-                    if newest.size > tree.size() {
-                        position.foreign = Some(*newest);
-                    } else if newest.size == tree.size() && newest.root != tree.root() {
-                        let size = newest.size;
-                        self.halt(format!("there are two trees of {size} entries"))
-                            .await;
-                    }
+                    let since = &mut position.unsigned_since;
+                    self.publish(signing, since, &newest).await;
+                    position.foreign = Some(*newest);
+                    self.compare(position).await;
                 }
                 Ok(Signed::Tiles) => tree.stored(),
+                Ok(Signed::Nothing) => {}
                 Ok(Signed::Failed(reason)) => {
                     self.metrics.checkpoints_failed.inc();
                     tracing::warn!(reason, "no checkpoint");
@@ -249,15 +270,30 @@ impl Follower {
                 Err(panicked) => tracing::error!(%panicked, "no checkpoint"),
             }
         }
+        let Some(tree) = &mut position.tree else {
+            return;
+        };
+        if tree.known() <= self.ca.log.proved() {
+            position.unsigned_since = None;
+            return;
+        }
+        let unsigned_for = position.unsigned_since.get_or_insert_with(Instant::now);
+        let overdue = unsigned_for.elapsed() >= signing.every * LATE;
         let due = position.signed_at.elapsed() >= signing.every;
-        if position.signing.is_some() || !due || tree.size() <= self.ca.log.proved() {
+        if position.signing.is_some() || !due {
             return;
         }
         position.signed_at = Instant::now();
+        let replica = &self.ca.replica;
+        let signs = replica.part.works() && (overdue || replica.has(Duty::Checkpoints));
+        if signs {
+            tree.grow_to(u64::MAX);
+        }
         let (tiles, waiting) = tree.unstored();
         let attempt = Attempt {
             ca: Arc::clone(&self.ca),
             signing: signing.clone(),
+            signs,
             size: tree.size(),
             root: tree.root(),
             tiles,
@@ -267,7 +303,16 @@ impl Follower {
     }
 
     /// A checkpoint that is stored becomes known.
-    async fn publish(&self, signing: &LogSigning, newest: &StoredCheckpoint) {
+    async fn publish(
+        &self,
+        signing: &LogSigning,
+        unsigned_since: &mut Option<Instant>,
+        newest: &StoredCheckpoint,
+    ) {
+        if newest.size <= self.ca.log.proved() {
+            return;
+        }
+        *unsigned_since = None;
         self.ca.log.set_proved(newest.size);
         self.metrics.checkpoint_size.set(gauge(newest.size));
         self.metrics
@@ -283,10 +328,12 @@ impl Follower {
     }
 }
 
-/// One attempt to sign and store.
+/// One attempt to sign and store, or to learn what another replica signed.
 struct Attempt {
     ca: Arc<Ca>,
     signing: LogSigning,
+    /// Whether it signs.
+    signs: bool,
     size: u64,
     root: [u8; 32],
     tiles: Vec<StoredTile>,
@@ -296,20 +343,30 @@ struct Attempt {
 
 impl Attempt {
     async fn run(self) -> Signed {
-        match self.sign().await {
-            Ok(newest) => Signed::Newest(Box::new(newest)),
-            Err(reason) if self.without => match self.ca.log_book.store(self.tiles, None).await {
-                Ok(_) => Signed::Tiles,
-                Err(fault) => Signed::Failed(format!("{reason}; {fault}")),
-            },
-            Err(reason) => Signed::Failed(reason),
+        let reason = match self.newest().await {
+            Ok(Some(newest)) if self.signs || !self.without => {
+                return Signed::Newest(Box::new(newest));
+            }
+            Ok(_) => None,
+            Err(reason) => Some(reason),
+        };
+        if !self.without {
+            return reason.map_or(Signed::Nothing, Signed::Failed);
+        }
+        match self.ca.log_book.store(self.tiles, None).await {
+            Ok(_) => Signed::Tiles,
+            Err(fault) => {
+                let reason = reason.unwrap_or_else(|| "nobody signs".to_owned());
+                Signed::Failed(format!("{reason}; {fault}"))
+            }
         }
     }
 
-    async fn sign(&self) -> Result<StoredCheckpoint, String> {
+    /// The newest checkpoint: another replica's, or the one that is signed now.
+    async fn newest(&self) -> Result<Option<StoredCheckpoint>, String> {
         let book = &self.ca.log_book;
         let newest = book.checkpoint().await.map_err(|e| e.to_string())?;
-        if let Some(newest) = newest.filter(|it| it.size >= self.size) {
+        if !self.signs || newest.as_ref().is_some_and(|it| it.size >= self.size) {
             return Ok(newest);
         }
         let unsigned = CheckpointToBeSigned::build(&Checkpoint {
@@ -336,7 +393,8 @@ impl Attempt {
         let stored = book.store(self.tiles.clone(), Some(checkpoint)).await;
         stored.map_err(|e| e.to_string())?;
         let newest = book.checkpoint().await.map_err(|e| e.to_string())?;
-        newest.ok_or_else(|| "a checkpoint that was stored is gone".to_owned())
+        let newest = newest.ok_or_else(|| "a checkpoint that was stored is gone".to_owned())?;
+        Ok(Some(newest))
     }
 }
 

@@ -70,18 +70,22 @@ impl BatchRunner {
     /// Makes packages, one after the other.
     pub(super) async fn pack(self: Arc<Self>) {
         while !self.is_stopping() {
-            match self.ca.batches.lease_package(self.instance()).await {
-                Ok(Some(batch)) => self.package(batch).await,
+            let Some(instance) = self.instance() else {
+                tokio::time::sleep(RETRY).await;
+                continue;
+            };
+            match self.ca.batches.lease_package(instance).await {
+                Ok(Some(batch)) => self.package(batch, instance).await,
                 Ok(None) => tokio::time::sleep(IDLE).await,
                 Err(_) => tokio::time::sleep(RETRY).await,
             }
         }
     }
 
-    async fn package(self: &Arc<Self>, batch: Batch) {
+    async fn package(self: &Arc<Self>, batch: Batch, instance: u8) {
         let id = batch.id;
         self.hold(|held| held.package = Some(id));
-        match self.write(batch).await {
+        match self.write(batch, instance).await {
             Ok(packed) => {
                 let length = packed.length;
                 while self
@@ -117,11 +121,11 @@ impl BatchRunner {
     }
 
     /// The whole package, from its first chunk to its name.
-    async fn write(self: &Arc<Self>, batch: Batch) -> Result<Packed, PackFault> {
+    async fn write(self: &Arc<Self>, batch: Batch, instance: u8) -> Result<Packed, PackFault> {
         let (id, cancelled) = (batch.id, batch.state == State::Cancelled);
         let chunks = i32::try_from(batch.chunk_count()).unwrap_or(i32::MAX);
         let head = self.head(&batch)?;
-        let (directory, instance) = (self.directory.clone(), self.instance());
+        let directory = self.directory.clone();
         let mut writer = blocking(move || PackageWriter::begin(&directory, instance, head)).await?;
         let mut hindered = batch.hindrance.is_some();
         for number in 1..=chunks {

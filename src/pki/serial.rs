@@ -70,10 +70,17 @@ fn hex_value(digit: u8) -> Option<u8> {
 pub struct InstanceByte(u8);
 
 impl InstanceByte {
+    /// The lowest.
+    pub const MIN: u8 = 1;
+    /// The highest.
+    pub const MAX: u8 = 0x7f;
+
     /// `None` outside 0x01..=0x7f.
     #[must_use]
     pub fn new(value: u8) -> Option<Self> {
-        (1..=0x7f).contains(&value).then_some(Self(value))
+        (Self::MIN..=Self::MAX)
+            .contains(&value)
+            .then_some(Self(value))
     }
 
     /// The octet.

@@ -160,7 +160,7 @@ pub async fn ledger(database: &Database<'_>) -> Arc<PgLedger> {
 /// A started ledger that is ready, and what it counts.
 pub async fn ledger_and_metrics(database: &Database<'_>) -> (Arc<PgLedger>, Arc<LedgerMetrics>) {
     let metrics = Arc::new(LedgerMetrics::new(&Registry::new()).unwrap());
-    let ledger = PgLedger::start(&database.service(), &metrics, Arc::default()).unwrap();
+    let ledger = PgLedger::start(&database.service(), &metrics, Arc::default(), None).unwrap();
     until("the ledger is ready", Duration::from_secs(5), || {
         ledger.ready().is_ok()
     })

@@ -128,7 +128,7 @@ async fn one_left_behind_is_taken_over_as_what_it_is() {
     database
         .execute("UPDATE open_intent SET lease_until = now() - interval '1 s'")
         .await;
-    let mut taken = ledger.take_over(10).await.unwrap();
+    let mut taken = ledger.take_over(10, 0).await.unwrap();
     taken.sort_by_key(|intent| intent.id);
     left.sort_by_key(|intent| intent.id);
     assert_eq!(format!("{taken:?}"), format!("{left:?}"));

@@ -310,16 +310,16 @@ async fn an_intent_left_behind_is_taken_over_once_its_lease_has_run_out() {
         ledgers[0].reserve(intent.clone(), soon()).await.unwrap();
     }
     assert!(
-        ledgers[1].take_over(100).await.unwrap().is_empty(),
+        ledgers[1].take_over(100, 0).await.unwrap().is_empty(),
         "the lease still runs"
     );
 
     database
         .execute("UPDATE open_intent SET lease_until = now() - interval '1 s'")
         .await;
-    let (a, b) = tokio::join!(ledgers[0].take_over(20), ledgers[1].take_over(20));
+    let (a, b) = tokio::join!(ledgers[0].take_over(20, 0), ledgers[1].take_over(20, 0));
     let mut taken: Vec<_> = a.unwrap().into_iter().chain(b.unwrap()).collect();
-    taken.extend(ledgers[1].take_over(100).await.unwrap());
+    taken.extend(ledgers[1].take_over(100, 0).await.unwrap());
     taken.sort_by_key(|intent| intent.id);
     left.sort_by_key(|intent| intent.id);
     assert_eq!(

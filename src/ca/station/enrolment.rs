@@ -133,7 +133,7 @@ impl Ca {
             self.could_issue(issuer, |now| Validity::of_days(days, now, issuer))?;
         let subject = Subject::new([(AttributeType::CommonName, name.to_owned())].into())
             .map_err(|_| EnrolError::Request("the name cannot be a CN".to_owned()))?;
-        let serial_number = SerialNumber::new(self.instance, issue::random()?);
+        let serial_number = SerialNumber::new(self.instance()?, issue::random()?);
         let tbs =
             TbsCertificate::station(issuer, serial_number, validity, &subject, &csr.public_key)
                 .map_err(IssueError::Lint)?;

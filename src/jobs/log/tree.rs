@@ -1,6 +1,8 @@
-//! The tree as a replica has it: its right edge, and the tiles that are not stored yet.
+//! The tree as a replica has it: its right edge, the tiles that are not stored yet, and the leaves that it
+//! knows beyond them.
 
 use std::collections::BTreeMap;
+use std::collections::VecDeque;
 
 use crate::ca::log::StoredTile;
 use crate::pki::merkle::Hash;
@@ -19,6 +21,8 @@ pub(crate) struct Tree {
     whole: BTreeMap<(u8, u64), Vec<Hash>>,
     /// Those of them that an attempt is just storing.
     under_way: Vec<(u8, u64)>,
+    /// Leaves that are not in the tree yet, in their order.
+    ahead: VecDeque<Hash>,
 }
 
 #[derive(Default)]
@@ -35,6 +39,7 @@ impl Tree {
             rows: Vec::new(),
             whole: BTreeMap::new(),
             under_way: Vec::new(),
+            ahead: VecDeque::new(),
         }
     }
 
@@ -53,7 +58,14 @@ impl Tree {
             rows,
             whole: BTreeMap::new(),
             under_way: Vec::new(),
+            ahead: VecDeque::new(),
         }
+    }
+
+    /// Entries that are known.
+    pub(crate) fn known(&self) -> u64 {
+        let ahead = u64::try_from(self.ahead.len()).unwrap_or_default();
+        self.edge.size().saturating_add(ahead)
     }
 
     /// Entries in it.
@@ -66,8 +78,22 @@ impl Tree {
         self.edge.root()
     }
 
-    /// One more leaf.
+    /// One more leaf is known.
     pub(crate) fn push(&mut self, leaf: Hash) {
+        self.ahead.push_back(leaf);
+    }
+
+    /// Grows to this size, or to what is known.
+    pub(crate) fn grow_to(&mut self, size: u64) {
+        while self.edge.size() < size {
+            let Some(leaf) = self.ahead.pop_front() else {
+                return;
+            };
+            self.grow(leaf);
+        }
+    }
+
+    fn grow(&mut self, leaf: Hash) {
         self.edge.push(leaf);
         let mut hash = leaf;
         for level in 0..u8::MAX {
@@ -110,6 +136,15 @@ impl Tree {
         (tiles.collect(), self.under_way.len())
     }
 
+    /// The tiles of a tree of this size are stored, by whoever signed it.
+    pub(crate) fn stored_to(&mut self, size: u64) {
+        self.whole.retain(|(level, index), _| {
+            let span = 1_u64.checked_shl(8 * (u32::from(*level) + 1));
+            let end = span.and_then(|span| span.checked_mul(index + 1));
+            end.is_none_or(|end| end > size)
+        });
+    }
+
     /// What [`Self::unstored`] gave is stored.
     pub(crate) fn stored(&mut self) {
         for id in self.under_way.drain(..) {
@@ -135,6 +170,7 @@ mod tests {
         let mut stored = TileSet::default();
         for size in 1..=70_000 {
             tree.push(leaf(size - 1));
+            tree.grow_to(size);
             if size % 1_021 == 0 || [1, 255, 256, 257, 65_535, 65_536, 65_537].contains(&size) {
                 for tile in tree.unstored().0 {
                     stored.insert(tile.level, tile.index, tile.hashes);
@@ -156,13 +192,36 @@ mod tests {
         for index in 0..600 {
             tree.push(leaf(index));
         }
+        tree.grow_to(600);
         assert_eq!(tree.unstored().1, 2);
         for index in 600..800 {
             tree.push(leaf(index));
         }
+        tree.grow_to(800);
         // the attempt with two whole tiles failed
         assert_eq!(tree.unstored().1, 3);
         tree.stored();
         assert_eq!(tree.unstored().1, 0);
+    }
+
+    #[test]
+    fn a_tree_grows_to_what_another_signed_and_keeps_the_tiles_that_nobody_stored() {
+        let mut tree = Tree::new();
+        let mut other = Tree::new();
+        for index in 0..1_000 {
+            tree.push(leaf(index));
+            other.push(leaf(index));
+        }
+        other.grow_to(700);
+        tree.grow_to(700);
+        assert_eq!((tree.size(), tree.known()), (700, 1_000));
+        assert_eq!(tree.root(), other.root());
+        // Two tiles are whole; both are the other's to store.
+        tree.stored_to(700);
+        assert_eq!(tree.unstored().1, 0);
+        tree.grow_to(u64::MAX);
+        assert_eq!((tree.size(), tree.known()), (1_000, 1_000));
+        tree.stored_to(700);
+        assert_eq!(tree.unstored().1, 1);
     }
 }
