@@ -21,6 +21,7 @@ pub const PAGES: &[(&str, &str)] = &[
     ("aws-roads", include_str!("manual/aws-roads.md")),
     ("rehearsal", include_str!("manual/rehearsal.md")),
     ("running", include_str!("manual/running.md")),
+    ("replicas", include_str!("manual/replicas.md")),
     ("monitoring", include_str!("manual/monitoring.md")),
     ("problems", PROBLEMS),
 ];
@@ -199,6 +200,9 @@ pub mod rehearsal {}
 
 #[doc = include_str!("manual/running.md")]
 pub mod running {}
+
+#[doc = include_str!("manual/replicas.md")]
+pub mod replicas {}
 
 #[doc = include_str!("manual/monitoring.md")]
 pub mod monitoring {}

@@ -12,6 +12,7 @@ use crate::app;
 use crate::app::SystemClock;
 use crate::ca::Clock;
 use crate::ca::Signer;
+use crate::ca::replica::Part;
 use crate::cli::Failure;
 use crate::cli::Global;
 use crate::cli::Outcome;
@@ -115,6 +116,7 @@ pub fn run(global: &Global) -> Outcome {
         findings.push(disk(name, &path));
     }
     if answers {
+        findings.push(replicas(&config)?);
         findings.push(backup(&config)?);
     }
     let sound = findings.iter().all(|finding| finding.ok);
@@ -266,6 +268,42 @@ fn disk(name: &str, path: &Path) -> Finding {
         "make room, or give it a disk of its own",
         "/runbooks/disk-nearly-full",
     )
+}
+
+/// Which replicas live, and what none of them does.
+fn replicas(config: &Config) -> anyhow::Result<Finding> {
+    let settings = app::database_config(config)?;
+    let living = crate::cli::runtime()?.block_on(db::replicas::living(&settings));
+    let finding = match living {
+        Err(fault) => Finding::new("replicas", Err(fault.to_string())),
+        Ok(living) if living.is_empty() => {
+            Finding::new("replicas", Ok("none is running".to_owned()))
+        }
+        Ok(living) => {
+            let each = living.iter().map(|it| {
+                let since = it.since.format("%F %T UTC");
+                format!(
+                    "octet {}: {}, {}, since {since}",
+                    it.octet,
+                    it.part.as_str(),
+                    it.place
+                )
+            });
+            let detail = each.collect::<Vec<_>>().join("; ");
+            let nobody = |does: fn(Part) -> bool| !living.iter().any(|it| does(it.part));
+            if nobody(Part::works) {
+                Finding::warning("replicas", format!("nobody works on jobs; {detail}"))
+            } else if nobody(Part::serves) {
+                Finding::warning("replicas", format!("nobody answers stations; {detail}"))
+            } else {
+                Finding::new("replicas", Ok(detail))
+            }
+        }
+    };
+    Ok(finding.cured(
+        "start what is missing: certfactory serve --role jobs, or --role api",
+        "/manual/replicas",
+    ))
 }
 
 fn backup(config: &Config) -> anyhow::Result<Finding> {

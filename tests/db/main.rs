@@ -25,5 +25,6 @@ mod log;
 mod measures;
 mod orders;
 mod partition;
+mod replicas;
 mod schema;
 mod startup;

@@ -98,6 +98,33 @@ fn the_unit_runs_a_command_that_there_is_on_the_configuration_that_the_package_b
 }
 
 #[test]
+fn the_socket_is_sound_and_at_the_address_of_the_configuration_that_the_package_brings() {
+    let root = tempfile::tempdir().unwrap();
+    let socket = include_str!("../../deploy/systemd/certfactory.socket");
+    let binary = env!("CARGO_BIN_EXE_certfactory");
+    for (name, text) in [("certfactory.socket", socket), ("certfactory.service", UNIT)] {
+        let text = text.replace("/usr/bin/certfactory ", &format!("{binary} "));
+        fs::write(root.path().join(name), text).unwrap();
+    }
+    let output = finish(
+        Command::new("systemd-analyze")
+            .args(["verify", "--man=no"])
+            .arg(root.path().join("certfactory.socket")),
+    );
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert!(!said.contains("certfactory.socket"), "{said}");
+    let mut addresses = socket
+        .lines()
+        .filter_map(|line| line.strip_prefix("ListenStream="));
+    let address = addresses.next().unwrap();
+    assert_eq!(addresses.next(), None);
+    let configuration = include_str!("../../deploy/debian/config.toml");
+    let configuration: toml::Table = configuration.parse().unwrap();
+    assert_eq!(configuration["http"]["listen"].as_str(), Some(address));
+}
+
+#[test]
 fn the_backup_units_are_sound_and_their_command_is_one_that_there_is() {
     let root = tempfile::tempdir().unwrap();
     let units = root.path().join("units");

@@ -26,6 +26,8 @@ pub struct History {
     surprises: Mutex<Vec<String>>,
     /// Connections that broke while an answer was awaited.
     pub broken: AtomicU64,
+    /// Connections that were not made.
+    pub unconnected: AtomicU64,
     /// Certificates.
     pub issued: AtomicU64,
     /// Longest time an answer took, in milliseconds.
@@ -122,6 +124,7 @@ async fn station(client: Client, history: Arc<History>, stop: Arc<AtomicBool>) {
         let Some(open) = &mut connection else {
             connection = client.connect().await.ok();
             if connection.is_none() {
+                history.unconnected.fetch_add(1, Ordering::Relaxed);
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             continue;
@@ -210,6 +213,17 @@ impl History {
                 .keys()
                 .all(|(_, slug)| slugs.contains(&slug.as_str())),
             "{refusals:?}"
+        );
+    }
+
+    /// Every request got its certificate, and every connection was made.
+    pub fn saw_no_failure(&self) {
+        let refusals = self.refusals.lock().unwrap();
+        let (broken, unconnected) = (&self.broken, &self.unconnected);
+        let lost = [broken, unconnected].map(|count| count.load(Ordering::Relaxed));
+        assert!(
+            refusals.is_empty() && lost == [0, 0],
+            "refusals {refusals:?}, connections that broke and that were not made {lost:?}"
         );
     }
 

@@ -26,6 +26,7 @@ mod orders;
 mod process;
 mod profiles;
 mod reload;
+mod replicas;
 mod restore;
 mod rotation;
 mod start;

@@ -138,11 +138,7 @@ impl World {
 
     /// Sum of all samples of a metric whose line starts with `prefix`.
     pub fn metric(&self, prefix: &str) -> f64 {
-        let text = self.operations().get("/metrics").text();
-        text.lines()
-            .filter(|line| line.starts_with(prefix))
-            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-            .sum()
+        sum(&self.operations().get("/metrics").text(), prefix)
     }
 
     /// Waits until `/metrics` has this line.
@@ -297,12 +293,17 @@ impl OwnWorld {
     }
 
     pub fn start_service(&mut self) {
+        self.start_service_as("all");
+    }
+
+    /// Started with one of its roles.
+    pub fn start_service_as(&mut self, role: &str) {
         let log = std::fs::File::options()
             .create(true)
             .append(true)
             .open(self.log_path())
             .unwrap();
-        let mut command = self.world.program(&["serve"]);
+        let mut command = self.world.program(&["serve", "--role", role]);
         command
             .envs(self.environment.iter().map(|(n, v)| (n, v)))
             .stdout(log.try_clone().unwrap())
@@ -527,6 +528,14 @@ pub fn issued(response: &super::http::Response) -> Value {
         String::from_utf8_lossy(&response.body)
     );
     response.json()
+}
+
+/// Sum of all samples of a metric whose line starts with `prefix`.
+pub fn sum(text: &str, prefix: &str) -> f64 {
+    text.lines()
+        .filter(|line| line.starts_with(prefix))
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+        .sum()
 }
 
 fn directory() -> TempDir {

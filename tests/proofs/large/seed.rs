@@ -10,6 +10,7 @@ use certfactory::pki::entry::LOG_KEY_NAME;
 use certfactory::pki::merkle::leaf_hash;
 use certfactory::pki::note::Checkpoint;
 use certfactory::pki::note::CheckpointToBeSigned;
+use certfactory::pki::serial::InstanceByte;
 use chrono::TimeDelta;
 use chrono::Utc;
 use crossbeam_channel::Receiver;
@@ -124,7 +125,7 @@ fn fill(dev: &Dev, count: u64, months: u32) -> (u64, u64) {
     let runtime = runtime();
     let end = Utc::now() - TimeDelta::seconds(1);
     let begin = end - TimeDelta::minutes(i64::from(months) * 43_830);
-    let plan = Plan::new(count, begin, end, dev.config.instance);
+    let plan = Plan::new(count, begin, end, InstanceByte::new(1).unwrap());
     let token = Token::open(&dev.config);
     let mut connection = runtime.block_on(dev.connect());
     let connection = &mut connection;

@@ -1,0 +1,270 @@
+//! Replicas that come and go under load without a failed request, and what more of them give.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::load::{History, Load};
+use crate::pages::ticks;
+use crate::support::faults::signal;
+use crate::support::replica::{HaProxy, Replica, start_on_socket};
+use crate::support::world::{OwnWorld, World, free_port};
+use crate::{STATIONS, seconds};
+
+/// Connections of the load that is measured.
+const CONNECTIONS: usize = 64;
+
+pub fn rolling(times: u32) {
+    behind_a_balancer(times);
+    on_one_socket(times);
+}
+
+/// Two serve; a third comes, and one of the others goes, in turn.
+fn behind_a_balancer(times: u32) {
+    let own = OwnWorld::make();
+    own.configure(|config| {
+        let http = config["http"].as_table_mut().unwrap();
+        http.insert("drain_seconds".into(), 3.into());
+    });
+    let mut replicas: Vec<Replica> = (2..5).map(|n| Replica::make(&own, n, |_| {})).collect();
+    own.start_postgres();
+    let balanced: Vec<(u16, u16)> = replicas
+        .iter()
+        .map(|replica| (replica.api_port, replica.operations_port))
+        .collect();
+    for replica in &mut replicas[..2] {
+        replica.start("all");
+        replica.wait_ready(seconds(30));
+    }
+    let balancer = HaProxy::start(&own, &balanced);
+    let load = Load::start(&balancer.world, STATIONS);
+    load.wait_issued(1_000, seconds(60));
+    for time in 0..times {
+        let (comes, goes) = ((time + 2) as usize % 3, time as usize % 3);
+        let start = Instant::now();
+        replicas[comes].start("all");
+        replicas[comes].wait_ready(seconds(30));
+        let ready = start.elapsed();
+        load.wait_issued(500, seconds(60));
+        let gone = replicas[goes].stop();
+        load.wait_issued(500, seconds(60));
+        let served = replicas[comes].metric("certfactory_http_request_seconds_count");
+        println!(
+            "replica {} ready after {:.1} s, replica {} gone after {:.1} s; the new one answered {served} requests",
+            comes + 2,
+            ready.as_secs_f64(),
+            goes + 2,
+            gone.as_secs_f64()
+        );
+        assert!(served > 0.0, "nobody came to the new one");
+    }
+    report("behind HAProxy", &own, load);
+}
+
+/// One process after the other on one socket.
+fn on_one_socket(times: u32) {
+    let own = OwnWorld::make();
+    let port = free_port();
+    let socket = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    own.configure(|config| {
+        config["http"]["listen"] = format!("127.0.0.1:{port}").into();
+    });
+    own.start_postgres();
+    let (config, log) = (own.world.dir.join("config.toml"), own.log_path());
+    let start = || start_on_socket(&config, &log, &socket);
+    let mut service = start();
+    own.wait_ready(seconds(30));
+    let mut world = World::at(own.world.dir.clone());
+    world.url = format!("https://127.0.0.1:{port}");
+    let load = Load::start(&world, STATIONS);
+    for _ in 0..times {
+        load.wait_issued(500, seconds(60));
+        let begun = Instant::now();
+        signal(service.id(), Signal::SIGTERM);
+        assert!(service.wait().unwrap().success());
+        let ended = begun.elapsed();
+        service = start();
+        own.wait_ready(seconds(30));
+        println!(
+            "restarted on the socket: gone after {:.2} s, ready after {:.2} s",
+            ended.as_secs_f64(),
+            begun.elapsed().as_secs_f64()
+        );
+    }
+    load.wait_issued(500, seconds(60));
+    let slowest = load.history.clone();
+    report("on one socket", &own, load);
+    println!(
+        "slowest answer             {} ms",
+        slowest
+            .slowest_ms
+            .load(std::sync::atomic::Ordering::Relaxed)
+    );
+    signal(service.id(), Signal::SIGTERM);
+    service.wait().unwrap();
+}
+
+fn report(how: &str, own: &OwnWorld, load: Load) {
+    let history: std::sync::Arc<History> = load.stop();
+    history.holds_against(&own.world);
+    println!(
+        "{how}: {} certificates, all in the ledger byte for byte, none twice; failed requests and connections follow if there were any",
+        history.certificates.lock().unwrap().len()
+    );
+    history.saw_no_failure();
+    println!("{how}: 0 failed requests, 0 failed connections");
+}
+
+/// A share of a core for one replica. Removed when dropped.
+struct Quota(PathBuf);
+
+impl Quota {
+    /// `percent` of one core, given out every 10 ms.
+    fn new(name: &str, percent: u32) -> Self {
+        let name = format!("certfactory-proof-{}-{name}", std::process::id());
+        let first = PathBuf::from("/sys/fs/cgroup/cpu");
+        let unified = !first.exists();
+        let root = if unified {
+            PathBuf::from("/sys/fs/cgroup")
+        } else {
+            first
+        };
+        let directory = root.join(name);
+        std::fs::create_dir(&directory).expect("a cgroup: as root, where cgroups can be made");
+        let write = |file: &str, text: String| {
+            std::fs::write(directory.join(file), text).unwrap();
+        };
+        let (quota, period) = (percent * 100, 10_000);
+        if unified {
+            write("cpu.max", format!("{quota} {period}"));
+        } else {
+            write("cpu.cfs_period_us", period.to_string());
+            write("cpu.cfs_quota_us", quota.to_string());
+        }
+        Self(directory)
+    }
+
+    /// From now on for this process and all its threads.
+    fn hold(&self, pid: u32) {
+        std::fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
+    }
+}
+
+impl Drop for Quota {
+    fn drop(&mut self) {
+        // The last process has just been buried.
+        for _ in 0..50 {
+            if std::fs::remove_dir(&self.0).is_ok() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// What one measurement gave.
+struct Measured {
+    rate: f64,
+    p50: f64,
+    p99: f64,
+}
+
+pub fn scale(rounds: u32, time: u32) {
+    let own = OwnWorld::make();
+    own.configure(|config| {
+        // All stations come from the balancer's address, and are one station.
+        let http = config["http"].as_table_mut().unwrap();
+        http.insert("connections_per_address_max".into(), 1_000.into());
+    });
+    let mut replicas: Vec<Replica> = (2..6).map(|n| Replica::make(&own, n, |_| {})).collect();
+    own.start_postgres();
+    let mut rates: [Vec<Measured>; 4] = Default::default();
+    let settings = [(1, 50), (2, 50), (1, 25), (4, 25)];
+    for round in 1..=rounds {
+        for (place, (count, percent)) in settings.into_iter().enumerate() {
+            let measured = measure(&own, &mut replicas[..count], percent, time);
+            println!(
+                "round {round}: {count} at {percent} % of a core: {:.0} certificates/s, p50 {:.1} ms, p99 {:.1} ms",
+                measured.rate, measured.p50, measured.p99
+            );
+            rates[place].push(measured);
+        }
+    }
+    let median = |of: &[Measured], value: fn(&Measured) -> f64| {
+        let mut values: Vec<f64> = of.iter().map(value).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    for (one, more, wanted) in [(0, 1, 1.8), (2, 3, 3.2)] {
+        let rate = |n: usize| median(&rates[n], |it| it.rate);
+        let p99 = |n: usize| median(&rates[n], |it| it.p99);
+        let times = rate(more) / rate(one);
+        println!(
+            "{} at {} % of a core each: {times:.2} times the certificates of one ({:.0} and {:.0}/s), p99 {:.1} and {:.1} ms",
+            settings[more].0,
+            settings[more].1,
+            rate(more),
+            rate(one),
+            p99(more),
+            p99(one)
+        );
+        assert!(times >= wanted, "{wanted} times were to be had");
+        assert!(p99(more) <= p99(one) * 1.05, "with a longer p99");
+    }
+}
+
+/// `benchmark line` through HAProxy on replicas that are held to so much of a core each.
+fn measure(own: &OwnWorld, replicas: &mut [Replica], percent: u32, time: u32) -> Measured {
+    let quotas: Vec<Quota> = (1..=replicas.len())
+        .map(|n| Quota::new(&n.to_string(), percent))
+        .collect();
+    for replica in &mut *replicas {
+        replica.start("all");
+    }
+    for replica in &*replicas {
+        replica.wait_ready(seconds(60));
+    }
+    let ports: Vec<(u16, u16)> = replicas
+        .iter()
+        .map(|replica| (replica.api_port, replica.operations_port))
+        .collect();
+    let balancer = HaProxy::start(own, &ports);
+    for (replica, quota) in replicas.iter().zip(&quotas) {
+        quota.hold(replica.pid());
+    }
+    let used = || {
+        let ticks = |replica: &Replica| ticks(&replica.pid().to_string(), 2);
+        replicas.iter().map(ticks).sum::<u64>()
+    };
+    let before = used();
+    let output = Command::new(crate::support::world::PROGRAM)
+        .args(["benchmark", "line", "--json", "--connections"])
+        .args([&CONNECTIONS.to_string(), "--seconds", &time.to_string()])
+        .env("CERTFACTORY_CONFIG", own.world.dir.join("config.toml"))
+        .env("CERTFACTORY_URL", &balancer.world.url)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(said["errors"], 0, "{said}");
+    println!(
+        "  {:.0} % of a core used by the replicas while {} certificates were made",
+        // A tick is a hundredth of a second.
+        (used() - before) as f64 / said["seconds"].as_f64().unwrap(),
+        said["certificates"]
+    );
+    drop(balancer);
+    for replica in &mut *replicas {
+        replica.stop();
+    }
+    let number = |name: &str| said[name].as_f64().unwrap();
+    Measured {
+        rate: number("certificates_per_second"),
+        p50: number("p50_ms"),
+        p99: number("p99_ms"),
+    }
+}
