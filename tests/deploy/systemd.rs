@@ -102,7 +102,10 @@ fn the_socket_is_sound_and_at_the_address_of_the_configuration_that_the_package_
     let root = tempfile::tempdir().unwrap();
     let socket = include_str!("../../deploy/systemd/certfactory.socket");
     let binary = env!("CARGO_BIN_EXE_certfactory");
-    for (name, text) in [("certfactory.socket", socket), ("certfactory.service", UNIT)] {
+    for (name, text) in [
+        ("certfactory.socket", socket),
+        ("certfactory.service", UNIT),
+    ] {
         let text = text.replace("/usr/bin/certfactory ", &format!("{binary} "));
         fs::write(root.path().join(name), text).unwrap();
     }

@@ -24,7 +24,6 @@ use crate::http::pages::search::filtered;
 use crate::http::pages::write_live;
 use crate::http::principal::Authenticated;
 use crate::http::problem::Problem;
-use crate::http::stations;
 
 /// The page.
 pub async fn show(
@@ -39,7 +38,8 @@ pub async fn show(
     let time = ca.clock.now();
     let mut stations = Vec::new();
     let mut others = Vec::new();
-    for person in people.last.as_deref().into_iter().flatten() {
+    let read = people.last.as_deref();
+    for person in read.into_iter().flatten() {
         let did = hour.and_then(|hour| hour.stations.get(&person.name));
         let row = Row::new(person, did, &reader, time)?;
         match person.role {
@@ -50,8 +50,8 @@ pub async fn show(
     write_live(&StationsPage {
         frame: Frame::new(&request, &reader),
         alerts: alerts(&ca, &people),
-        told: told(request.query_string())?,
-        read: people.last.is_some(),
+        told: told(request.query_string(), read.map_or(&[], Vec::as_slice))?,
+        read: read.is_some(),
         acts: reader.role == Role::Administrator,
         stations,
         others,
@@ -117,16 +117,19 @@ impl Row {
     }
 }
 
-/// What the button before did; the address says it.
-fn told(query: &str) -> Result<Option<String>, Problem> {
+/// What the button before did: the address says it, and who is meant still stands so.
+fn told(query: &str, people: &[Person]) -> Result<Option<String>, Problem> {
     let mut pairs = search::pairs(query)?.into_iter();
-    let Some((word, name)) = pairs.next().filter(|(_, name)| stations::is_name(name)) else {
+    let Some((word, name)) = pairs.next() else {
         return Ok(None);
     };
-    Ok(match &*word {
-        "disabled" => Some(format!("{name} is disabled: its next request is refused.")),
-        "enabled" => Some(format!("{name} is enabled.")),
-        "proposed" => Some(format!(
+    let Some(person) = people.iter().find(|person| person.name == name) else {
+        return Ok(None);
+    };
+    Ok(match (&*word, person.disabled) {
+        ("disabled", true) => Some(format!("{name} is disabled: its next request is refused.")),
+        ("enabled", false) => Some(format!("{name} is enabled.")),
+        ("proposed", true) => Some(format!(
             "Another administrator has to approve that {name} is enabled."
         )),
         _ => None,
