@@ -74,6 +74,7 @@ use crate::metrics::LedgerMetrics;
 use crate::metrics::LogMetrics;
 use crate::metrics::ReloadMetrics;
 use crate::metrics::ReplicaMetrics;
+use crate::metrics::StandbyMetrics;
 use crate::metrics::StateMetrics;
 use crate::metrics::TlsMetrics;
 use crate::pki::entry::LOG_KEY_NAME;
@@ -163,12 +164,13 @@ impl App {
         let batches = db::batches::PgBatches::start(&database, &ledger_metrics)?;
         let log_book = db::log::PgLog::start(&database, &ledger_metrics)?;
         let log_book: Arc<dyn LogBook> = Arc::new(log_book);
-        let log_shelf = db::log::PgLog::for_readers(&database)?;
+        let standby = standby(&config, &database, &registry)?;
+        let log_shelf = db::log::PgLog::for_readers(&database, standby.as_ref())?;
         let log_shelf = Arc::new(log_shelf.counted("log_readers", &ledger_metrics));
         let log = log::open(&config, log_book.as_ref()).await?;
-        let archive = db::archive::PgArchive::new(&database)?;
-        let archive = archive.counted("archive", &ledger_metrics);
-        let searches = archive.clone();
+        let searches = db::standby::Reading::new(&database, standby.as_ref())?;
+        let searches = searches.counted("archive", &ledger_metrics);
+        let archive = searches.primary();
         // Of their own: no search, however slow, keeps a disabled station's row from being read.
         let watch = db::config::DbConfig {
             archive_connections_max: 2,
@@ -214,10 +216,14 @@ impl App {
             log_book,
             log_shelf,
             log: Arc::clone(&log.watch),
-            floor: Floor::new(Arc::new(db::floor::PgFloor::new(&database)?)),
+            floor: Floor::new(Arc::new(db::floor::PgFloor::new(
+                &database,
+                standby.as_ref(),
+            )?)),
             stations: station_issuing(&config),
             ledger: ledger as Arc<dyn Ledger>,
-            archive: Arc::new(archive),
+            archive: Arc::new(archive.clone()),
+            searches: Arc::new(searches),
             clock_watch: ClockWatch::new(config.clock_difference_max, clock.now()),
             clock,
             metrics: issuance.clone(),
@@ -231,7 +237,7 @@ impl App {
         let principals = first_principals(&ca).await?;
         let shelf = repository::publish(&config, &database, &ca, &registry).await?;
         keep(&ca, watch, &principals);
-        measure(&config, &database, &ca, searches, &registry)?;
+        measure(&config, &database, &ca, archive, &registry)?;
         let batches = batch_runner(&config, &ca, &registry)?;
         let flights = Arc::new(Flights::default());
         let around = Data::new(Around {
@@ -365,6 +371,23 @@ fn keep_standing(standing: PgReplicas, ca: &Arc<Ca>, config: &Arc<Config>) {
     standing.keep(move || ca.tell(NoteKind::Configured, log::beginning(&config, &ca)));
 }
 
+/// Watches the standby from now on, where there is one. One that does not answer keeps nothing from
+/// starting.
+fn standby(
+    config: &Config,
+    database: &db::config::DbConfig,
+    registry: &Registry,
+) -> anyhow::Result<Option<Arc<db::standby::Standby>>> {
+    let section = config.raw.database.archive.as_ref();
+    let Some((section, there)) = section.zip(standby_config(config)?) else {
+        return Ok(None);
+    };
+    let lag_max = Duration::from_secs(section.lag_max_seconds.into());
+    let metrics = StandbyMetrics::new(registry)?;
+    let standby = db::standby::Standby::start(database, there, lag_max, metrics)?;
+    Ok(Some(standby))
+}
+
 fn ticket_trust(config: &Config) -> TicketTrust {
     TicketTrust {
         site: config.raw.site.id.clone(),
@@ -422,12 +445,12 @@ fn measure(
     config: &Config,
     database: &db::config::DbConfig,
     ca: &Arc<Ca>,
-    searches: db::archive::PgArchive,
+    archive: db::archive::PgArchive,
     registry: &Registry,
 ) -> anyhow::Result<()> {
     let measuring = Measuring {
         ca: Arc::clone(ca),
-        archive: searches,
+        archive,
         book: PgMeasures::new(database)?,
         directories: directories(config),
         metrics: StateMetrics::new(registry)?,
@@ -609,6 +632,18 @@ pub fn database_config(config: &Config) -> anyhow::Result<db::config::DbConfig> 
         url: database_url(&database.url, config.database_password.as_ref())?,
         archive_connections_max: database.archive_connections,
     })
+}
+
+/// The standby's connection settings, where there is one.
+pub fn standby_config(config: &Config) -> anyhow::Result<Option<db::config::DbConfig>> {
+    let database = &config.raw.database;
+    let Some(section) = &database.archive else {
+        return Ok(None);
+    };
+    Ok(Some(db::config::DbConfig {
+        url: database_url(&section.url, config.archive_password.as_ref())?,
+        archive_connections_max: database.archive_connections,
+    }))
 }
 
 /// The connection settings of the schema's owner, who is at `url`: for commands, never for the service.

@@ -1,6 +1,6 @@
 //! The certification authority, and the ports it needs: [`Signer`], [`Ledger`], [`Archive`],
-//! [`Clock`], and for what is beside the issuing, [`order::OrderBook`], [`life::LifeBook`] and
-//! [`station::StationBook`].
+//! [`Clock`], and for what is beside the issuing, [`order::OrderBook`], [`life::LifeBook`],
+//! [`station::StationBook`] and [`searches::Searches`].
 //!
 //! Ports are implemented by the rooms beside this one (`hsm`, `db`) and handed in as `Arc<dyn …>`.
 
@@ -24,6 +24,7 @@ pub mod replica;
 pub mod report;
 pub mod rework;
 pub mod rotation;
+pub mod searches;
 pub mod station;
 pub mod ticket;
 pub mod verification;
@@ -31,10 +32,8 @@ pub mod verification;
 use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc, time::Instant};
 
 use chrono::{DateTime, Utc};
-use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use crate::ca::export::Exported;
 use crate::pki::{
     certificate::{Signature, SignedCertificate},
     issuer::Issuer,
@@ -373,7 +372,9 @@ pub enum LedgerFault {
     Deadline,
 }
 
-/// Reads the ledger, on connections of its own: reading never slows issuing.
+/// Reads the ledger as it is, on the primary and on connections of its own: reading never slows issuing.
+///
+/// What people look through is read by [`searches::Searches`].
 pub trait Archive: Send + Sync {
     /// One certificate, of whatever kind.
     fn certificate(
@@ -388,18 +389,6 @@ pub trait Archive: Send + Sync {
         limit: i64,
         cursor: Option<Uuid>,
     ) -> PortFuture<'_, Result<Page, LedgerFault>>;
-
-    /// All matches, newest first, from the cursor on: page after page, each read while the one
-    /// before it is used, so that memory holds two, of some thousand certificates each. Complete for
-    /// what was issued before, and nothing comes twice.
-    ///
-    /// The last page has no `next`; a fault is the last that comes. When the pages end without
-    /// either, they are not whole.
-    fn export(
-        &self,
-        filter: SearchFilter,
-        cursor: Option<Uuid>,
-    ) -> mpsc::Receiver<Result<Page<Exported>, LedgerFault>>;
 
     /// What time the database has.
     fn time(&self) -> PortFuture<'_, Result<DatabaseTime, LedgerFault>>;
@@ -563,8 +552,10 @@ pub struct Ca {
     pub daily_caps: station::DailyCaps,
     /// How their client certificates are issued; `None`: not here.
     pub stations: Option<station::StationIssuing>,
-    /// The database, for reading.
+    /// The database, for reading what must be as it is.
     pub archive: Arc<dyn Archive>,
+    /// The same for looking through, maybe on a standby.
+    pub searches: Arc<dyn searches::Searches>,
     /// Whether the line is at work, for whom batches wait.
     pub line: line::Line,
     /// The batches.

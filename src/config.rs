@@ -161,6 +161,26 @@ pub struct DatabaseSection {
     /// Connections for reading; writing has its own.
     #[serde(default = "default_archive_connections")]
     pub archive_connections: u32,
+    /// A streaming standby for searches, exports and pages; absent: they are read on the primary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive: Option<ArchiveSection>,
+}
+
+/// `[database.archive]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub struct ArchiveSection {
+    /// `postgres://…` of the service's role at the standby, without a password.
+    pub url: String,
+    /// File that holds the password of the service's role; absent: the one of `[database]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+    /// How old its answers may be, 1 to 3600; beyond it the primary is read.
+    #[serde(default = "default_lag_max_seconds")]
+    pub lag_max_seconds: u32,
+}
+
+fn default_lag_max_seconds() -> u32 {
+    10
 }
 
 fn default_archive_connections() -> u32 {
@@ -443,6 +463,8 @@ pub struct Config {
     pub pins: Vec<SecretString>,
     /// Password of the service's database role.
     pub database_password: Option<SecretString>,
+    /// The same at the standby.
+    pub archive_password: Option<SecretString>,
     /// See [`IssuanceSection::instance`].
     pub instance: Option<InstanceByte>,
     /// See [`IssuanceSection::deadline_ms`].
@@ -492,6 +514,10 @@ impl RawConfig {
         for (name, url) in [
             ("url", Some(&raw.database.url)),
             ("owner_url", raw.database.owner_url.as_ref()),
+            (
+                "archive.url",
+                raw.database.archive.as_ref().map(|it| &it.url),
+            ),
         ] {
             if url.is_some_and(|url| holds_password(url)) {
                 faults.push(format!(
@@ -517,6 +543,8 @@ impl RawConfig {
         let secrets = self.hsm.iter_mut().map(|h| &mut h.pin_file);
         let secrets = secrets.chain(self.database.password_file.as_mut());
         let secrets = secrets.chain(self.database.owner_password_file.as_mut());
+        let archive = self.database.archive.as_mut();
+        let secrets = secrets.chain(archive.and_then(|it| it.password_file.as_mut()));
         let credentials = credential::directory();
         for path in secrets {
             *path = credential::resolve(path, base, credentials.as_deref());
@@ -575,6 +603,12 @@ impl Config {
             .password_file
             .as_deref()
             .and_then(|path| collect(secret(path), &mut faults));
+        let archive_password = raw
+            .database
+            .archive
+            .as_ref()
+            .and_then(|archive| archive.password_file.as_deref())
+            .and_then(|path| collect(secret(path), &mut faults));
         let instance = raw.issuance.instance.and_then(InstanceByte::new);
         if raw.issuance.instance.is_some() && instance.is_none() {
             faults.push("issuance.instance: must be 1 to 127".into());
@@ -596,6 +630,7 @@ impl Config {
             log_key,
             witnesses,
             pins,
+            archive_password: archive_password.or_else(|| database_password.clone()),
             database_password,
             instance,
             deadline,

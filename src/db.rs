@@ -1,6 +1,7 @@
 //! The PostgreSQL adapter: [`ledger::PgLedger`] implements [`crate::ca::Ledger`] and
 //! [`crate::ca::order::OrderBook`],
 //! [`archive::PgArchive`] implements [`crate::ca::Archive`] and [`crate::ca::ocsp::StatusBook`],
+//! [`standby::Reading`] implements [`crate::ca::searches::Searches`],
 //! [`crls::PgCrlStore`] implements [`crate::ca::crl::CrlStore`], [`log::PgLog`] implements
 //! [`crate::ca::log::LogBook`], [`floor::PgFloor`] implements [`crate::ca::floor::FloorBook`];
 //! [`replicas::PgReplicas`] keeps a [`crate::ca::replica::Replica`].
@@ -34,6 +35,7 @@ pub mod parts;
 pub mod principals;
 pub mod replicas;
 pub mod restore;
+pub mod standby;
 
 mod device_lists;
 mod export;

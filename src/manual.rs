@@ -23,6 +23,7 @@ pub const PAGES: &[(&str, &str)] = &[
     ("running", include_str!("manual/running.md")),
     ("replicas", include_str!("manual/replicas.md")),
     ("monitoring", include_str!("manual/monitoring.md")),
+    ("sizing", include_str!("manual/sizing.md")),
     ("problems", PROBLEMS),
 ];
 
@@ -141,6 +142,10 @@ pub const RUNBOOKS: &[(&str, &str)] = &[
         include_str!("../deploy/runbooks/service-down.md"),
     ),
     (
+        "standby-not-read",
+        include_str!("../deploy/runbooks/standby-not-read.md"),
+    ),
+    (
         "tls-files-refused",
         include_str!("../deploy/runbooks/tls-files-refused.md"),
     ),
@@ -206,6 +211,9 @@ pub mod replicas {}
 
 #[doc = include_str!("manual/monitoring.md")]
 pub mod monitoring {}
+
+#[doc = include_str!("manual/sizing.md")]
+pub mod sizing {}
 
 #[doc = include_str!("manual/problems.md")]
 pub mod problems {}

@@ -276,6 +276,62 @@ impl LedgerMetrics {
     }
 }
 
+/// The standby that searches are read on; only where there is one.
+pub struct StandbyMetrics {
+    /// `certfactory_archive_lag_seconds`
+    pub lag: Gauge,
+    /// `certfactory_archive_standby_up`
+    pub up: IntGauge,
+    readings: IntCounterVec,
+    passed_over: IntCounterVec,
+}
+
+impl StandbyMetrics {
+    /// Registers the standby's metrics.
+    pub fn new(r: &Registry) -> prometheus::Result<Self> {
+        Ok(Self {
+            lag: registered(
+                r,
+                Gauge::new(
+                    "certfactory_archive_lag_seconds",
+                    "How long ago the standby was as the primary: everything committed before is known to be on it. Goes on rising while it is away.",
+                ),
+            )?,
+            up: registered(
+                r,
+                IntGauge::new(
+                    "certfactory_archive_standby_up",
+                    "1 while searches are read on the standby, 0 while on the primary.",
+                ),
+            )?,
+            readings: counters(
+                r,
+                "certfactory_archive_readings_total",
+                "Readings that may be a little old, by the server that answered: standby, primary.",
+                &["server"],
+            )?,
+            passed_over: counters(
+                r,
+                "certfactory_archive_passed_over_total",
+                "Readings for which the primary was asked instead of the standby: away, behind, older (it did not yet have what was just written), broken (cut off, or in the way of the replay).",
+                &["reason"],
+            )?,
+        })
+    }
+
+    /// Readings that the server answered: `standby`, `primary`.
+    #[must_use]
+    pub fn readings(&self, server: &str) -> IntCounter {
+        self.readings.with_label_values(&[server])
+    }
+
+    /// Readings for which the standby was passed over: `away`, `behind`, `older`, `broken`.
+    #[must_use]
+    pub fn passed_over(&self, reason: &str) -> IntCounter {
+        self.passed_over.with_label_values(&[reason])
+    }
+}
+
 /// The log.
 pub struct LogMetrics {
     /// `certfactory_log_size`

@@ -145,6 +145,10 @@ pub(super) fn files(raw: &RawConfig) -> BTreeMap<String, Option<[u8; 32]>> {
     if let Some(path) = &raw.database.password_file {
         named.push(("database.password_file".to_owned(), path));
     }
+    let archive = raw.database.archive.as_ref();
+    if let Some(path) = archive.and_then(|archive| archive.password_file.as_ref()) {
+        named.push(("database.archive.password_file".to_owned(), path));
+    }
     let digest = |path: &Path| {
         let content = std::fs::read(path).ok().map(zeroize::Zeroizing::new)?;
         Some(openssl::sha::sha256(&content))

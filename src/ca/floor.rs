@@ -52,29 +52,37 @@ pub const CLOSED_MAX: i64 = 20;
 /// Batches that are shown, at most.
 pub const BATCHES_MAX: i64 = 30;
 
-/// Reads for the floor, on connections of its own.
+/// Reads for the floor, on connections of its own; maybe on a standby.
 pub trait FloorBook: Send + Sync {
     /// Where the log ends, and what time it is there.
     fn edge(&self) -> PortFuture<'_, Result<Edge, LedgerFault>>;
 
-    /// What counts of these entries, in no order. Those that are archived are left out.
-    fn glances(&self, places: Range<u64>) -> PortFuture<'_, Result<Vec<Glance>, LedgerFault>>;
+    /// What counts of these entries, in no order. Those that are archived are left out. Everything is
+    /// there that was committed before `since`.
+    fn glances(
+        &self,
+        places: Range<u64>,
+        since: Instant,
+    ) -> PortFuture<'_, Result<Vec<Glance>, LedgerFault>>;
 
-    /// Open work orders, newest first, [`ORDERS_MAX`] at most; then those closed last.
-    fn orders(&self) -> PortFuture<'_, Result<Orders, LedgerFault>>;
+    /// Open work orders, newest first, [`ORDERS_MAX`] at most; then those closed last. With all that was
+    /// committed before `since`, as the following.
+    fn orders(&self, since: Option<Instant>) -> PortFuture<'_, Result<Orders, LedgerFault>>;
 
     /// The newest batches, [`BATCHES_MAX`] at most.
-    fn batches(&self) -> PortFuture<'_, Result<Vec<Batch>, LedgerFault>>;
+    fn batches(&self, since: Option<Instant>) -> PortFuture<'_, Result<Vec<Batch>, LedgerFault>>;
 
     /// All who are registered, by name.
-    fn people(&self) -> PortFuture<'_, Result<Vec<Person>, LedgerFault>>;
+    fn people(&self, since: Option<Instant>) -> PortFuture<'_, Result<Vec<Person>, LedgerFault>>;
 }
 
 /// Where the log ends.
 #[derive(Clone, Debug)]
 pub struct Edge {
-    /// Database time.
+    /// Database time: everything committed before is counted.
     pub now: DateTime<Utc>,
+    /// The same moment, by this process's clock that nobody turns.
+    pub at: Instant,
     /// Entries in it.
     pub size: u64,
     /// Why nothing is appended; `None`: entries are.
@@ -124,6 +132,8 @@ pub struct Floor {
     tally: tokio::sync::Mutex<Tally>,
     counting_back: AtomicBool,
     looked: Mutex<Option<Instant>>,
+    /// When somebody last changed what is seen.
+    changed: Mutex<Option<Instant>>,
     now: Shared<Now>,
     orders: Shared<Orders>,
     batches: Shared<Vec<Batch>>,
@@ -139,6 +149,7 @@ impl Floor {
             tally: tokio::sync::Mutex::default(),
             counting_back: AtomicBool::new(false),
             looked: Mutex::default(),
+            changed: Mutex::default(),
             now: Shared::new(HOUR_EVERY),
             orders: Shared::new(LISTS_EVERY),
             batches: Shared::new(LISTS_EVERY),
@@ -157,30 +168,31 @@ impl Floor {
 
     /// The work orders.
     pub async fn orders(self: &Arc<Self>) -> Seen<Orders> {
-        let book = Arc::clone(&self.book);
+        let (book, since) = (Arc::clone(&self.book), self.last_change());
         self.orders
-            .look(Box::pin(async move { book.orders().await }))
+            .look(Box::pin(async move { book.orders(since).await }))
             .await
     }
 
     /// The newest batches.
     pub async fn batches(self: &Arc<Self>) -> Seen<Vec<Batch>> {
-        let book = Arc::clone(&self.book);
+        let (book, since) = (Arc::clone(&self.book), self.last_change());
         self.batches
-            .look(Box::pin(async move { book.batches().await }))
+            .look(Box::pin(async move { book.batches(since).await }))
             .await
     }
 
     /// All who are registered.
     pub async fn people(self: &Arc<Self>) -> Seen<Vec<Person>> {
-        let book = Arc::clone(&self.book);
+        let (book, since) = (Arc::clone(&self.book), self.last_change());
         self.people
-            .look(Box::pin(async move { book.people().await }))
+            .look(Box::pin(async move { book.people(since).await }))
             .await
     }
 
     /// Somebody has just changed what is seen: whoever looks next sees it.
     pub fn changed(&self) {
+        *self.changed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         self.orders.forget();
         self.batches.forget();
         self.people.forget();
@@ -195,11 +207,11 @@ impl Floor {
         }
         tally.begin(edge.size);
         while let Some(places) = tally.ahead(edge.size, ENTRIES) {
-            let glances = self.book.glances(places.clone()).await?;
+            let glances = self.book.glances(places.clone(), edge.at).await?;
             tally.add(places, &glances, edge.now);
         }
         if let Some(places) = tally.behind(ENTRIES_AT_ONCE) {
-            let glances = self.book.glances(places.clone()).await?;
+            let glances = self.book.glances(places.clone(), edge.at).await?;
             tally.add(places, &glances, edge.now);
         }
         let hour = tally.hour(edge.now);
@@ -217,8 +229,10 @@ impl Floor {
             let Some(places) = tally.behind(ENTRIES) else {
                 break;
             };
-            let (edge, glances) = (self.book.edge().await, self.book.glances(places.clone()));
-            let (Ok(edge), Ok(glances)) = (edge, glances.await) else {
+            let Ok(edge) = self.book.edge().await else {
+                break;
+            };
+            let Ok(glances) = self.book.glances(places.clone(), edge.at).await else {
                 break;
             };
             tally.add(places, &glances, edge.now);
@@ -226,6 +240,10 @@ impl Floor {
             tokio::time::sleep(start.elapsed() * REST).await;
         }
         self.counting_back.store(false, Ordering::Relaxed);
+    }
+
+    fn last_change(&self) -> Option<Instant> {
+        *self.changed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_looked_at(&self) -> bool {

@@ -191,7 +191,7 @@ impl Owner {
     fn make(&self, directory: &Path) -> anyhow::Result<(Manifest, [u8; 32])> {
         // Before the dump: what it proves is in the dump then.
         let (schema, proved) = crate::cli::runtime()?.block_on(async {
-            let log = PgLog::for_readers(&self.database)?;
+            let log = PgLog::for_readers(&self.database, None)?;
             let schema = db::backup::schema(&self.database).await?;
             Ok::<_, anyhow::Error>((schema, log.checkpoint().await?))
         })?;

@@ -38,6 +38,8 @@ const SOON_DAYS: i64 = 90;
 const TLS_SOON_DAYS: i64 = 14;
 /// Free shares of a disk, in percent, at which it is said, and at which it fails.
 const FREE_PERCENT: (u64, u64) = (15, 3);
+/// How long a standby is waited for.
+const STANDBY_MAX: Duration = Duration::from_secs(5);
 /// Age of a backup at which it is said.
 const BACKUP_HOURS: f64 = 26.0;
 
@@ -118,6 +120,7 @@ pub fn run(global: &Global) -> Outcome {
     if answers {
         findings.push(replicas(&config)?);
         findings.push(backup(&config)?);
+        findings.extend(standby(&config)?);
     }
     let sound = findings.iter().all(|finding| finding.ok);
     if global.json {
@@ -327,6 +330,31 @@ fn backup(config: &Config) -> anyhow::Result<Finding> {
         }
     };
     Ok(finding.cured("certfactory backup DIRECTORY", "/runbooks/backup-old"))
+}
+
+/// Whether searches can be read where they are to be.
+fn standby(config: &Config) -> anyhow::Result<Option<Finding>> {
+    let section = config.raw.database.archive.as_ref();
+    let Some((section, there)) = section.zip(app::standby_config(config)?) else {
+        return Ok(None);
+    };
+    let primary = app::database_config(config)?;
+    let at_most = Duration::from_secs(section.lag_max_seconds.into()).min(STANDBY_MAX);
+    let examined = db::standby::examine(&primary, &there, at_most);
+    let finding = match crate::cli::runtime()?.block_on(examined) {
+        Ok(lag) => {
+            let detail = format!("what is written is there after {} ms", lag.as_millis());
+            Finding::new("standby", Ok(detail))
+        }
+        Err(reason) => {
+            let detail = format!("searches are read on the primary: {reason}");
+            Finding::warning("standby", detail)
+        }
+    };
+    Ok(Some(finding.cured(
+        "look whether the standby runs and replays",
+        "/runbooks/standby-not-read",
+    )))
 }
 
 /// Opens every token; each key signs a challenge that must verify under its issuer's certificate.

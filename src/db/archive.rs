@@ -1,4 +1,4 @@
-//! [`PgArchive`]: reading, on a small pool of its own, so that no search slows issuing.
+//! [`PgArchive`]: reading what must be as it is, on a small pool of its own, so that no search slows issuing.
 
 use std::future::Future;
 use std::time::Duration;
@@ -17,7 +17,6 @@ use sqlx::postgres::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::postgres::PgRow;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -37,25 +36,25 @@ use crate::db::config::Purpose;
 use crate::db::error::DbFault;
 use crate::db::error::Failure;
 use crate::db::error::describe;
-use crate::db::export;
 use crate::db::principals;
 use crate::db::row;
 use crate::db::row::exported_columns;
 use crate::db::row::intent_columns;
 use crate::db::row::outcome_columns;
+use crate::db::standby::Gate;
 use crate::metrics::LedgerMetrics;
 use crate::pki::serial::SerialNumber;
 
 /// Longest wait for a free connection.
 const ACQUIRE_MAX: Duration = Duration::from_secs(2);
 /// A reading that takes longer loses its connection. Above the session's `statement_timeout`.
-const READING_MAX: Duration = Duration::from_secs(15);
+pub(super) const READING_MAX: Duration = Duration::from_secs(15);
 /// An idle connection is closed after this long.
 const IDLE_MAX: Duration = Duration::from_mins(5);
 /// A dead connection fails at once; what fails later (a statement's time-out) would again.
 const RETRY_WITHIN: Duration = Duration::from_secs(1);
 /// Largest page (contract: search).
-const PAGE_MAX: i64 = 1000;
+pub(super) const PAGE_MAX: i64 = 1000;
 
 /// Certificates that were recorded longer than this after they were intended are in `late_outcome`.
 const LATE_AFTER: TimeDelta = TimeDelta::hours(1);
@@ -85,7 +84,7 @@ pub(super) struct Form<T> {
 }
 
 /// All of it.
-const RECORD: Form<CertificateRecord> = Form {
+pub(super) const RECORD: Form<CertificateRecord> = Form {
     select: issued!(intent_columns!()),
     read: |row| {
         let record = row::certificate(row::intent(row)?, row)?;
@@ -151,30 +150,12 @@ impl PgArchive {
         (self.pool.size(), idle, max)
     }
 
-    /// One page of a search, of whatever length.
-    pub(super) async fn page<T: Send + 'static>(
-        &self,
-        form: &'static Form<T>,
-        filter: SearchFilter,
-        limit: i64,
-        cursor: Option<Uuid>,
-    ) -> Result<Page<T>, LedgerFault> {
-        self.read(move |reader| {
-            let mut query = query(form.select, &filter, limit, cursor);
-            async move {
-                let mut connection = reader.acquire().await?;
-                let page = page(form, connection.get()?, &mut query, limit)
-                    .await
-                    .map_err(|e| Failure::from(&e))?;
-                connection.release();
-                Ok(page)
-            }
-        })
-        .await
-    }
-
     pub(super) fn reader(&self) -> Reader {
-        Reader(self.pool.clone(), self.timeouts.clone())
+        Reader {
+            pool: self.pool.clone(),
+            timeouts: self.timeouts.clone(),
+            gate: None,
+        }
     }
 
     /// Runs a reading in a task of its own. After a restart of the server each idle connection
@@ -217,16 +198,7 @@ impl PgArchive {
         + Sync
         + 'static,
     ) -> PortFuture<'a, Result<T, LedgerFault>> {
-        Box::pin(self.read(move |reader| {
-            let work = work.clone();
-            async move {
-                let mut connection = reader.acquire().await?;
-                let found = work(connection.get()?).await;
-                let found = found.map_err(|e| Failure::from(&e))?;
-                connection.release();
-                Ok(found)
-            }
-        }))
+        Box::pin(self.read(asking(work)))
     }
 }
 
@@ -249,18 +221,7 @@ impl Archive for PgArchive {
         limit: i64,
         cursor: Option<Uuid>,
     ) -> PortFuture<'_, Result<Page, LedgerFault>> {
-        Box::pin(self.page(&RECORD, filter, limit.clamp(1, PAGE_MAX), cursor))
-    }
-
-    fn export(
-        &self,
-        filter: SearchFilter,
-        cursor: Option<Uuid>,
-    ) -> mpsc::Receiver<Result<Page<Exported>, LedgerFault>> {
-        let (sender, pages) = mpsc::channel(1);
-        let reading = export::read_ahead(self.clone(), filter, cursor, sender);
-        self.runtime.spawn(reading);
-        pages
+        Box::pin(self.read(paging(&RECORD, filter, limit.clamp(1, PAGE_MAX), cursor)))
     }
 
     fn time(&self) -> PortFuture<'_, Result<DatabaseTime, LedgerFault>> {
@@ -284,6 +245,46 @@ impl Archive for PgArchive {
             connection.release();
             Ok(all)
         }))
+    }
+}
+
+/// Reads one page of a search, of whatever length.
+pub(super) fn paging<T: Send + 'static>(
+    form: &'static Form<T>,
+    filter: SearchFilter,
+    limit: i64,
+    cursor: Option<Uuid>,
+) -> impl Fn(Reader) -> PortFuture<'static, Result<Page<T>, Failure>> {
+    move |reader| {
+        let mut query = query(form.select, &filter, limit, cursor);
+        Box::pin(async move {
+            let mut connection = reader.acquire().await?;
+            let page = page(form, connection.get()?, &mut query, limit)
+                .await
+                .map_err(|e| Failure::from(&e))?;
+            connection.release();
+            Ok(page)
+        })
+    }
+}
+
+/// Does some work on a connection.
+pub(super) fn asking<T: Send + 'static>(
+    work: impl for<'c> Fn(&'c mut PgConnection) -> PortFuture<'c, Result<T, sqlx::Error>>
+    + Clone
+    + Send
+    + Sync
+    + 'static,
+) -> impl Fn(Reader) -> PortFuture<'static, Result<T, Failure>> {
+    move |reader| {
+        let work = work.clone();
+        Box::pin(async move {
+            let mut connection = reader.acquire().await?;
+            let found = work(connection.get()?).await;
+            let found = found.map_err(|e| Failure::from(&e))?;
+            connection.release();
+            Ok(found)
+        })
     }
 }
 
@@ -463,21 +464,37 @@ fn least_id(time: DateTime<Utc>) -> Uuid {
 }
 
 /// Hands out connections that are closed unless they are released.
-pub(super) struct Reader(PgPool, Option<IntCounter>);
+pub(super) struct Reader {
+    pool: PgPool,
+    timeouts: Option<IntCounter>,
+    gate: Option<Gate>,
+}
 
 impl Reader {
+    /// The same, whose connections have to pass it.
+    pub(super) fn through(self, gate: Gate) -> Self {
+        Self {
+            gate: Some(gate),
+            ..self
+        }
+    }
+
     pub(super) async fn acquire(self) -> Result<Borrowed, Failure> {
-        match self.0.acquire().await {
-            Ok(connection) => Ok(Borrowed(Some(connection))),
+        let mut borrowed = match self.pool.acquire().await {
+            Ok(connection) => Borrowed(Some(connection)),
             // Not `Unavailable`, which would be tried again: the wait was long enough.
             Err(error @ sqlx::Error::PoolTimedOut) => {
-                if let Some(timeouts) = &self.1 {
+                if let Some(timeouts) = &self.timeouts {
                     timeouts.inc();
                 }
-                Err(Failure::Conflict(describe(&error)))
+                return Err(Failure::Conflict(describe(&error)));
             }
-            Err(error) => Err(Failure::from(&error)),
+            Err(error) => return Err(Failure::from(&error)),
+        };
+        if let Some(gate) = &self.gate {
+            gate.pass(borrowed.get()?).await?;
         }
+        Ok(borrowed)
     }
 }
 

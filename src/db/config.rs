@@ -27,6 +27,8 @@ pub(super) enum Purpose {
     Aside,
     /// Searches and downloads.
     Archive,
+    /// Where primary and standby are.
+    Watch,
     /// What people look at while the line runs.
     Floor,
     /// CRLs: what they list, and the bytes of them.
@@ -124,6 +126,9 @@ impl DbConfig {
                 .options(ASIDE_SESSION.iter().copied()),
             Purpose::Archive => options
                 .application_name("certfactory archive")
+                .options(ARCHIVE_SESSION.iter().copied()),
+            Purpose::Watch => options
+                .application_name("certfactory watch")
                 .options(ARCHIVE_SESSION.iter().copied()),
             Purpose::Floor => options
                 .application_name("certfactory floor")

@@ -46,6 +46,12 @@ impl Failure {
             Self::Data(reason) | Self::Conflict(reason) | Self::Unavailable(reason) => reason,
         }
     }
+
+    /// Whether it was given up at its `statement_timeout`, or by an administrator's `pg_cancel_backend`
+    /// (57014). A reading that stands in the way of a standby's replay is given up by 40001.
+    pub(super) fn took_too_long(&self) -> bool {
+        matches!(self, Self::Unavailable(reason) if reason.ends_with("(57014)"))
+    }
 }
 
 impl From<Failure> for LedgerFault {

@@ -10,8 +10,10 @@ use crate::ca::LedgerFault;
 use crate::ca::Page;
 use crate::ca::SearchFilter;
 use crate::ca::export::Exported;
+use crate::ca::searches::AsOf;
 use crate::db::archive::EXPORTED;
-use crate::db::archive::PgArchive;
+use crate::db::archive::paging;
+use crate::db::standby::Reading;
 
 /// Certificates of the first page, and of any when matches are few and far between.
 const PAGE_MIN: i64 = 1_000;
@@ -22,19 +24,28 @@ const PAGE_MAX: i64 = 5_000;
 const SOON: Duration = Duration::from_secs(1);
 
 /// Reads until the last page, a fault, or the other end is dropped. There is never more than one
-/// page that nobody has taken.
+/// page that nobody has taken. No page is older than the first one: what is missing in it for being
+/// later is missing in none for being earlier.
 pub(super) async fn read_ahead(
-    archive: PgArchive,
+    archive: Reading,
     filter: SearchFilter,
-    mut cursor: Option<Uuid>,
-    pages: Sender<Result<Page<Exported>, LedgerFault>>,
+    (mut cursor, mut since): (Option<Uuid>, Option<Instant>),
+    pages: Sender<Result<AsOf<Page<Exported>>, LedgerFault>>,
 ) {
-    let mut limit = PAGE_MIN;
+    let (mut limit, mut first) = (PAGE_MIN, true);
     // The place first and then the page.
     while let Ok(place) = pages.reserve().await {
         let begin = Instant::now();
-        let page = archive.page(&EXPORTED, filter.clone(), limit, cursor).await;
-        cursor = page.as_ref().ok().and_then(|page| page.next);
+        let page = paging(&EXPORTED, filter.clone(), limit, cursor);
+        let page = archive.read(since, page).await;
+        cursor = page.as_ref().ok().and_then(|page| page.found.next);
+        since = since.max(
+            page.as_ref()
+                .ok()
+                .map(|page| page.moment.at)
+                .filter(|_| first),
+        );
+        first = false;
         place.send(page);
         if cursor.is_none() {
             return;

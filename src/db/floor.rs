@@ -2,6 +2,8 @@
 //! and keeps nothing else from working.
 
 use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
 
 use chrono::DateTime;
 use chrono::Utc;
@@ -18,7 +20,7 @@ use crate::ca::floor::Edge;
 use crate::ca::floor::FloorBook;
 use crate::ca::floor::Orders;
 use crate::ca::floor::Person;
-use crate::db::archive::PgArchive;
+use crate::ca::searches::AsOf;
 use crate::db::batches;
 use crate::db::config::DbConfig;
 use crate::db::config::Purpose;
@@ -27,6 +29,8 @@ use crate::db::orders;
 use crate::db::row::signed;
 use crate::db::row::unreadable;
 use crate::db::row::unsigned;
+use crate::db::standby::Reading;
+use crate::db::standby::Standby;
 use crate::pki::entry::Glance;
 
 const EDGE: &str =
@@ -52,53 +56,84 @@ const PEOPLE: &str = "SELECT p.name, p.role, p.disabled,
     FROM principal p ORDER BY p.name";
 
 /// The floor in PostgreSQL.
-pub struct PgFloor(PgArchive);
+pub struct PgFloor(Reading);
 
 impl PgFloor {
-    /// Connects when first used, on the current Tokio runtime. Fails only when the URL is none.
-    pub fn new(config: &DbConfig) -> Result<Self, DbFault> {
+    /// Connects when first used, on the current Tokio runtime. Fails only when a URL is none.
+    pub fn new(config: &DbConfig, standby: Option<&Arc<Standby>>) -> Result<Self, DbFault> {
         let own = DbConfig {
             archive_connections_max: 2,
             ..config.clone()
         };
-        Ok(Self(PgArchive::for_purpose(&own, Purpose::Floor)?))
+        Reading::for_purpose(&own, standby, Purpose::Floor).map(Self)
     }
 }
 
 impl FloorBook for PgFloor {
     fn edge(&self) -> PortFuture<'_, Result<Edge, LedgerFault>> {
-        self.0.ask(|connection| {
+        let asked = self.0.ask(None, |connection| {
             Box::pin(async move {
                 let row = sqlx::query(EDGE).fetch_one(connection).await?;
                 let proved: Option<i64> = row.try_get("proved")?;
                 let proved = proved.map(unsigned).transpose()?;
-                Ok(Edge {
-                    now: row.try_get("now")?,
-                    size: unsigned(row.try_get("size")?)?,
-                    halted: row.try_get("halted")?,
-                    checkpoint: proved.zip(row.try_get("created_at")?),
-                })
+                let checkpoint = proved.zip(row.try_get("created_at")?);
+                let size = unsigned(row.try_get("size")?)?;
+                Ok((
+                    row.try_get("now")?,
+                    size,
+                    row.try_get("halted")?,
+                    checkpoint,
+                ))
+            })
+        });
+        Box::pin(async move {
+            let AsOf { found, moment } = asked.await?;
+            let (now, size, halted, checkpoint) = found;
+            Ok(Edge {
+                // A standby's hour ends where what it has does.
+                now: moment.time.unwrap_or(now),
+                at: moment.at,
+                size,
+                halted,
+                checkpoint,
             })
         })
     }
 
-    fn glances(&self, places: Range<u64>) -> PortFuture<'_, Result<Vec<Glance>, LedgerFault>> {
-        self.0
-            .ask(move |connection| Box::pin(glances(connection, places.clone())))
+    fn glances(
+        &self,
+        places: Range<u64>,
+        since: Instant,
+    ) -> PortFuture<'_, Result<Vec<Glance>, LedgerFault>> {
+        let asked = self.0.ask(Some(since), move |connection| {
+            Box::pin(glances(connection, places.clone()))
+        });
+        found(asked)
     }
 
-    fn orders(&self) -> PortFuture<'_, Result<Orders, LedgerFault>> {
-        self.0.ask(|connection| Box::pin(orders::floor(connection)))
+    fn orders(&self, since: Option<Instant>) -> PortFuture<'_, Result<Orders, LedgerFault>> {
+        found(
+            self.0
+                .ask(since, |connection| Box::pin(orders::floor(connection))),
+        )
     }
 
-    fn batches(&self) -> PortFuture<'_, Result<Vec<Batch>, LedgerFault>> {
-        self.0
-            .ask(|connection| Box::pin(batches::list(connection, None, BATCHES_MAX)))
+    fn batches(&self, since: Option<Instant>) -> PortFuture<'_, Result<Vec<Batch>, LedgerFault>> {
+        found(self.0.ask(since, |connection| {
+            Box::pin(batches::list(connection, None, BATCHES_MAX))
+        }))
     }
 
-    fn people(&self) -> PortFuture<'_, Result<Vec<Person>, LedgerFault>> {
-        self.0.ask(|connection| Box::pin(people(connection)))
+    fn people(&self, since: Option<Instant>) -> PortFuture<'_, Result<Vec<Person>, LedgerFault>> {
+        found(self.0.ask(since, |connection| Box::pin(people(connection))))
     }
+}
+
+/// What was found alone.
+fn found<'a, T: Send + 'a>(
+    asked: PortFuture<'a, Result<AsOf<T>, LedgerFault>>,
+) -> PortFuture<'a, Result<T, LedgerFault>> {
+    Box::pin(async move { Ok(asked.await?.found) })
 }
 
 async fn glances(

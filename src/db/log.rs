@@ -21,6 +21,7 @@ use crate::ca::log::NewCheckpoint;
 use crate::ca::log::Note;
 use crate::ca::log::StoredCheckpoint;
 use crate::ca::log::StoredTile;
+use crate::ca::searches::AsOf;
 use crate::db::archive::PgArchive;
 use crate::db::config::DbConfig;
 use crate::db::config::Purpose;
@@ -31,6 +32,8 @@ use crate::db::ledger::mixed_up;
 use crate::db::row::signed;
 use crate::db::row::unreadable;
 use crate::db::row::unsigned;
+use crate::db::standby::Reading;
+use crate::db::standby::Standby;
 use crate::db::vitals::Vitals;
 use crate::metrics::LedgerMetrics;
 
@@ -65,6 +68,8 @@ const NOTE: &str = "SELECT log_note($1, $2)";
 /// The log in PostgreSQL.
 pub struct PgLog {
     reader: PgArchive,
+    /// Where entries are read for readers; `None`: where everything is.
+    entries: Option<Reading>,
     /// `None`: for readers.
     notes: Option<Lane<Note>>,
 }
@@ -81,19 +86,25 @@ impl PgLog {
         let vitals = Arc::new(Vitals::new(&[Note::LANE], metrics.notes_up.clone()));
         Ok(Self {
             reader: PgArchive::for_purpose(&own, Purpose::Log)?.counted("log", metrics),
+            entries: None,
             notes: Some(Lane::start(options, vitals, Arc::clone(metrics))),
         })
     }
 
     /// The same log on connections of their own, for whoever asks from outside: however many ask,
     /// the journal is kept. Takes no notes.
-    pub fn for_readers(config: &DbConfig) -> Result<Self, DbFault> {
+    ///
+    /// Entries, which never change, are read on the standby where there is one; what is not there yet, and
+    /// all of which a proof is made, on the primary.
+    pub fn for_readers(config: &DbConfig, standby: Option<&Arc<Standby>>) -> Result<Self, DbFault> {
         let own = DbConfig {
             archive_connections_max: 2,
             ..config.clone()
         };
+        let reading = Reading::for_purpose(&own, standby, Purpose::Log)?;
         Ok(Self {
-            reader: PgArchive::for_purpose(&own, Purpose::Log)?,
+            reader: reading.primary(),
+            entries: Some(reading),
             notes: None,
         })
     }
@@ -122,8 +133,21 @@ impl LogBook for PgLog {
     }
 
     fn leaves(&self, from: u64, limit: u32) -> PortFuture<'_, Result<Vec<Bytes>, LedgerFault>> {
-        self.reader
-            .ask(move |connection| Box::pin(leaves(connection, from, limit)))
+        Box::pin(async move {
+            if let Some(entries) = &self.entries {
+                let asked = entries.ask(None, move |connection| {
+                    Box::pin(leaves(connection, from, limit))
+                });
+                let AsOf { found, moment } = asked.await?;
+                let whole = u32::try_from(found.len()) == Ok(limit);
+                if whole || moment.time.is_none() {
+                    return Ok(found);
+                }
+            }
+            self.reader
+                .ask(move |connection| Box::pin(leaves(connection, from, limit)))
+                .await
+        })
     }
 
     fn archived(&self, index: u64) -> PortFuture<'_, Result<Option<(u64, u64)>, LedgerFault>> {

@@ -28,7 +28,8 @@ pub async fn livez() -> &'static str {
     "ok\n"
 }
 
-/// "Could issue now", and why not; what will keep it from issuing within 90 days, and what no replica does.
+/// "Could issue now", and why not; what will keep it from issuing within 90 days, what no replica does, and
+/// whether searches are read where they should be.
 pub async fn readyz(ca: Data<Ca>, flights: Data<Arc<Flights>>) -> HttpResponse {
     let mut reasons = Vec::new();
     if flights.leaving() {
@@ -84,6 +85,10 @@ pub async fn readyz(ca: Data<Ca>, flights: Data<Arc<Flights>>) -> HttpResponse {
         })
         .chain(refusing)
         .chain(missing)
+        .chain(ca.searches.standby().and_then(|standby| {
+            let reason = format!("searches are read on the primary: {}", standby.fault?);
+            Some(json!({ "component": "standby", "reason": reason, "lag_seconds": standby.lag.as_secs() }))
+        }))
         .collect();
     response.json(json!({ "ready": reasons.is_empty(), "reasons": reasons, "warnings": warnings }))
 }

@@ -13,10 +13,12 @@ use certfactory::ca::Role;
 use certfactory::ca::SearchFilter;
 use certfactory::ca::Status;
 use certfactory::ca::export::Exported;
+use certfactory::ca::searches::Searches;
 use certfactory::ca::station::Rights;
 use certfactory::db::archive::PgArchive;
 use certfactory::db::error::DbFault;
 use certfactory::db::principals;
+use certfactory::db::standby::Reading;
 use uuid::Uuid;
 
 use crate::fixture::intent;
@@ -200,15 +202,16 @@ async fn an_export_is_complete_and_repeats_nothing_while_certificates_arrive() {
     let database = Postgres::shared().database().await;
     let ledger = ledger(&database).await;
     let archive = PgArchive::new(&database.service()).unwrap();
+    let searches = Reading::new(&database.service(), None).unwrap();
     database.execute(&issued(9_000)).await;
     let filter = SearchFilter::default();
     let newest = archive.search(filter.clone(), 1, None).await.unwrap();
     let newest = newest.items[0].intent.id;
 
-    let mut pages = archive.export(filter.clone(), None);
+    let mut pages = searches.export(filter.clone(), None, None);
     let (mut seen, mut lengths, mut next) = (Vec::new(), Vec::new(), Some(newest));
     while let Some(page) = pages.recv().await {
-        let page = page.unwrap();
+        let page = page.unwrap().found;
         issue(&ledger, &intent()).await;
         lengths.push(page.items.len());
         seen.extend(page.items.into_iter().map(|item| item.id));
@@ -220,8 +223,8 @@ async fn an_export_is_complete_and_repeats_nothing_while_certificates_arrive() {
     assert!(seen.is_sorted_by(|a, b| a > b), "newest first, each once");
 
     // From the middle on, and as a search finds them.
-    let mut pages = archive.export(filter.clone(), Some(seen[7_990]));
-    let rest = pages.recv().await.unwrap().unwrap();
+    let mut pages = searches.export(filter.clone(), Some(seen[7_990]), None);
+    let rest = pages.recv().await.unwrap().unwrap().found;
     let found = archive.search(filter, 1_000, Some(seen[7_990])).await;
     let found = found.unwrap();
     let items: Vec<Exported> = found.items.iter().map(Exported::from).collect();
@@ -234,10 +237,11 @@ async fn an_export_is_complete_and_repeats_nothing_while_certificates_arrive() {
 async fn an_export_whose_database_stops_ends_with_a_fault() {
     let mut server = Postgres::start();
     let database = server.database().await;
-    let archive = PgArchive::new(&database.service()).unwrap();
+    let searches = Reading::new(&database.service(), None).unwrap();
     database.execute(&issued(9_000)).await;
-    let mut pages = archive.export(SearchFilter::default(), None);
-    assert!(pages.recv().await.unwrap().unwrap().next.is_some());
+    let mut pages = searches.export(SearchFilter::default(), None, None);
+    let first = pages.recv().await.unwrap().unwrap();
+    assert!(first.found.next.is_some());
     server.stop();
     let mut last = None;
     while let Some(page) = pages.recv().await {
@@ -247,7 +251,7 @@ async fn an_export_whose_database_stops_ends_with_a_fault() {
 }
 
 /// Certificates, made by the database.
-fn issued(count: u32) -> String {
+pub fn issued(count: u32) -> String {
     format!(
         "SET session_replication_role = replica;
          INSERT INTO intent (intent_id, serial_number, issuer, profile, profile_sha256, principal,

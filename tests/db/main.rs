@@ -27,4 +27,5 @@ mod orders;
 mod partition;
 mod replicas;
 mod schema;
+mod standby;
 mod startup;

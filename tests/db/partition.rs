@@ -78,7 +78,7 @@ async fn what_came_before_its_partition_moves_into_it() {
     );
 
     // Two replicas at once.
-    let log = Arc::new(PgLog::for_readers(&database.service()).unwrap());
+    let log = Arc::new(PgLog::for_readers(&database.service(), None).unwrap());
     let calls = (0..4).map(|_| {
         let log = Arc::clone(&log);
         tokio::spawn(async move { log.make_partitions().await.unwrap() })
@@ -100,7 +100,7 @@ async fn what_came_before_its_partition_moves_into_it() {
 async fn a_full_part_of_the_log_is_followed_by_the_next() {
     let database = Postgres::shared().database().await;
     let ledger = ledger(&database).await;
-    let log = PgLog::for_readers(&database.service()).unwrap();
+    let log = PgLog::for_readers(&database.service(), None).unwrap();
     database.execute("UPDATE log_head SET size = 1048575").await;
     assert_eq!(log.make_partitions().await.unwrap(), 0);
     for expected in [1_048_575, 1_048_576, 1_048_577] {

@@ -10,6 +10,8 @@
     reason = "a test that unwraps fails where it should, looks again after a nap, and is nobody's library"
 )]
 
+#[path = "../support/postgres.rs"]
+mod postgres;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -29,6 +31,7 @@ mod reload;
 mod replicas;
 mod restore;
 mod rotation;
+mod standby;
 mod start;
 mod verification;
 

@@ -54,15 +54,7 @@ impl Postgres {
 
     /// A server that a test may break.
     pub fn start() -> Self {
-        let directory = tempfile::Builder::new()
-            .prefix("certfactory-pg-")
-            .tempdir()
-            .unwrap()
-            .keep();
-        fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).unwrap();
-        if Uid::effective().is_root() {
-            run(Command::new("chown").arg("postgres").arg(&directory));
-        }
+        let directory = Self::directory();
         let data = directory.join("data");
         run(unprivileged(&binaries().join("initdb"))
             .args([
@@ -79,6 +71,55 @@ impl Postgres {
         };
         server.start_again();
         server
+    }
+
+    /// A streaming standby of this server.
+    pub fn standby(&self) -> Self {
+        Self::standby_of(&self.directory)
+    }
+
+    /// A streaming standby of the server whose socket is in this directory.
+    pub fn standby_of(primary: &Path) -> Self {
+        let directory = Self::directory();
+        run(unprivileged(&binaries().join("pg_basebackup"))
+            .args([
+                "-U",
+                "postgres",
+                "-c",
+                "fast",
+                "-X",
+                "stream",
+                "-R",
+                "--no-sync",
+                "-h",
+            ])
+            .arg(primary)
+            .arg("-D")
+            .arg(directory.join("data")));
+        let mut server = Self {
+            directory,
+            guard: None,
+        };
+        server.start_again();
+        server
+    }
+
+    fn directory() -> PathBuf {
+        let directory = tempfile::Builder::new()
+            .prefix("certfactory-pg-")
+            .tempdir()
+            .unwrap()
+            .keep();
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).unwrap();
+        if Uid::effective().is_root() {
+            run(Command::new("chown").arg("postgres").arg(&directory));
+        }
+        directory
+    }
+
+    /// The address of one of its databases, for a role.
+    pub fn address(&self, role: &str, database: &str) -> String {
+        self.url(role, database)
     }
 
     /// Starts the server that [`Self::stop`] stopped, and waits until it answers.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::io::Write as _;
+use std::time::Instant;
 use std::vec;
 
 use actix_web::HttpRequest;
@@ -11,19 +12,21 @@ use actix_web::web;
 use actix_web::web::{Bytes, Data};
 use futures_util::stream;
 use serde_json::json;
-use tokio::sync::mpsc::Receiver;
 
 use crate::ca::Ca;
-use crate::ca::LedgerFault;
 use crate::ca::Page;
 use crate::ca::Principal;
 use crate::ca::export::Exported;
 use crate::ca::log::NoteKind;
+use crate::ca::searches::AsOf;
+use crate::ca::searches::ExportedPages;
+use crate::ca::searches::Moment;
 use crate::http::certificates::CertificateBody;
 use crate::http::certificates::parquet;
 use crate::http::certificates::parquet::ParquetFile;
 use crate::http::certificates::printable;
 use crate::http::certificates::search::SearchQuery;
+use crate::http::certificates::search::date;
 use crate::http::problem::Problem;
 use crate::http::problem::internal;
 
@@ -52,16 +55,19 @@ pub(in crate::http) fn tell(request: &HttpRequest, ca: &Ca, principal: &Principa
 /// row group of a Parquet file.
 ///
 /// Should the database fail on the way, the connection breaks: a client never takes a part for the
-/// whole.
-pub(in crate::http) fn all(
+/// whole. `since` as in [`Searches`](crate::ca::searches::Searches).
+pub(in crate::http) async fn all(
     response: &mut HttpResponseBuilder,
     ca: Data<Ca>,
     query: SearchQuery,
+    since: Option<Instant>,
     rows: Rows,
 ) -> Result<HttpResponse, Problem> {
-    let pages = Pages {
-        coming: Some(ca.archive.export(query.filter, query.cursor)),
+    let mut pages = Pages {
+        coming: Some(ca.searches.export(query.filter, query.cursor, since)),
+        first: None,
     };
+    date(response, &pages.begin().await?);
     let (content_type, head, row): (_, _, Write) = match rows {
         Rows::Lines => ("application/x-ndjson", "", line),
         Rows::Table => ("text/csv; charset=utf-8", CSV_HEADER, csv_row),
@@ -87,21 +93,37 @@ pub(in crate::http) fn all(
 
 /// The archive's pages, until the last.
 struct Pages {
-    coming: Option<Receiver<Result<Page<Exported>, LedgerFault>>>,
+    coming: Option<ExportedPages>,
+    first: Option<Vec<Exported>>,
 }
 
 impl Pages {
+    /// Waits for the first page; as of when all are.
+    async fn begin(&mut self) -> Result<Moment, Problem> {
+        let page = self.read().await?;
+        let page = page.ok_or_else(|| internal("the archive began with its end"))?;
+        self.first = Some(page.found.items);
+        Ok(page.moment)
+    }
+
     /// The certificates of the next page; `None` after the last.
     async fn next(&mut self) -> Result<Option<Vec<Exported>>, Problem> {
+        match self.first.take() {
+            Some(first) => Ok(Some(first)),
+            None => Ok(self.read().await?.map(|page| page.found.items)),
+        }
+    }
+
+    async fn read(&mut self) -> Result<Option<AsOf<Page<Exported>>>, Problem> {
         let Some(coming) = &mut self.coming else {
             return Ok(None);
         };
         let page = coming.recv().await;
         let page = page.ok_or_else(|| internal("the archive ended before its last page"))??;
-        if page.next.is_none() {
+        if page.found.next.is_none() {
             self.coming = None;
         }
-        Ok(Some(page.items))
+        Ok(Some(page))
     }
 }
 

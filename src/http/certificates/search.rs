@@ -1,7 +1,10 @@
 //! `GET /v1/certificates`: search by page, or all matches (see [`super::export`]).
 
+use std::time::Instant;
+
 use actix_web::HttpRequest;
 use actix_web::HttpResponse;
+use actix_web::HttpResponseBuilder;
 use actix_web::http::header;
 use actix_web::http::header::HeaderMap;
 use actix_web::web::Data;
@@ -16,12 +19,15 @@ use crate::ca::Role;
 use crate::ca::SearchFilter;
 use crate::ca::Status;
 use crate::ca::export::Exported;
+use crate::ca::searches::AsOf;
+use crate::ca::searches::Moment;
 use crate::http::certificates::CertificateBody;
 use crate::http::certificates::export;
 use crate::http::certificates::export::Rows;
 use crate::http::certificates::note;
 use crate::http::certificates::parquet;
 use crate::http::certificates::printable;
+use crate::http::certificates::rfc3339_millis;
 use crate::http::principal::Authenticated;
 use crate::http::problem::Problem;
 use crate::http::problem::ProblemBody;
@@ -41,9 +47,14 @@ struct PageBody<'a> {
     items: Vec<CertificateBody<'a>>,
     /// `cursor` of the next page; null at the end.
     next: Option<String>,
+    /// RFC 3339. There when a standby of the database answered: everything committed until then was
+    /// looked through.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    as_of: Option<String>,
 }
 
-/// Search, newest first. A station sees its own.
+/// Search, newest first. A station sees its own, up to the last one it was given; to others a standby of
+/// the database may answer, as of a time that `as_of` and the header `As-Of` say.
 #[utoipa::path(
     get, path = "/v1/certificates", tag = "certificates",
     params(
@@ -85,19 +96,36 @@ pub async fn search(
         }
         query.filter.station = Some(principal.name.clone());
     }
+    // What a station was given a moment ago is among what it finds.
+    let since = (principal.role == Role::Station).then(Instant::now);
     match Form::accepted(request.headers())? {
-        Form::Page => page(&request, &ca, query).await,
+        Form::Page => page(&request, &ca, query, since).await,
         Form::All(rows) => {
             export::tell(&request, &ca, &principal);
-            export::all(&mut HttpResponse::Ok(), ca, query, rows)
+            export::all(&mut HttpResponse::Ok(), ca, query, since, rows).await
         }
     }
 }
 
-async fn page(request: &HttpRequest, ca: &Ca, query: SearchQuery) -> Result<HttpResponse, Problem> {
-    let page = ca
-        .archive
-        .search(query.filter, query.limit, query.cursor)
+/// Says as of when an answer is, where a standby gave it.
+pub(in crate::http) fn date(response: &mut HttpResponseBuilder, moment: &Moment) {
+    if let Some(time) = moment.time {
+        response.insert_header(("as-of", rfc3339_millis(time)));
+    }
+}
+
+async fn page(
+    request: &HttpRequest,
+    ca: &Ca,
+    query: SearchQuery,
+    since: Option<Instant>,
+) -> Result<HttpResponse, Problem> {
+    let AsOf {
+        found: page,
+        moment,
+    } = ca
+        .searches
+        .search(query.filter, query.limit, query.cursor, since)
         .await?;
     let now = ca.clock.now();
     let items: Vec<Exported> = page.items.iter().map(Exported::from).collect();
@@ -107,11 +135,13 @@ async fn page(request: &HttpRequest, ca: &Ca, query: SearchQuery) -> Result<Http
         .collect();
     let next = page.next.map(|id| id.as_simple().to_string());
     let mut response = HttpResponse::Ok();
+    date(&mut response, &moment);
     if let Some(cursor) = &next {
         let address = next_page(request.query_string(), cursor);
         response.insert_header((header::LINK, format!("<{address}>; rel=\"next\"")));
     }
-    Ok(response.json(PageBody { items, next }))
+    let as_of = moment.time.map(rfc3339_millis);
+    Ok(response.json(PageBody { items, next, as_of }))
 }
 
 /// What `Accept` asks for.

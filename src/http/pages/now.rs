@@ -189,7 +189,23 @@ fn states(ca: &Ca, edge: Option<&Edge>, fault: Option<&str>) -> Vec<State> {
         ),
         Err(reason) => state("Clock", "bad", "is not trusted", reason),
     };
-    vec![hsm, database, log, clock]
+    let mut states = vec![hsm, database, log, clock];
+    states.extend(ca.searches.standby().map(|standby| {
+        let lag = span(TimeDelta::from_std(standby.lag).unwrap_or_default());
+        match standby.fault {
+            None => state(
+                "Standby",
+                "good",
+                "is read",
+                format!("{lag} behind at most"),
+            ),
+            Some(reason) => {
+                let detail = format!("the database is read instead: {reason}");
+                state("Standby", "warn", "is passed over", detail)
+            }
+        }
+    }));
+    states
 }
 
 fn log(ca: &Ca, edge: Option<&Edge>) -> State {

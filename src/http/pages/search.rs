@@ -1,6 +1,8 @@
 //! `GET /audit`: one box that finds a certificate by what is printed or scanned, filters, a page of
 //! what they find, and how far the log is; `GET /audit/export.csv`, `.ndjson`, `.parquet`: all of it.
 
+use std::time::Instant;
+
 use actix_web::HttpRequest;
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
@@ -17,6 +19,7 @@ use crate::ca::SearchFilter;
 use crate::ca::Status;
 use crate::ca::log::LogHead;
 use crate::ca::log::StoredCheckpoint;
+use crate::ca::searches::AsOf;
 use crate::http::certificates::export;
 use crate::http::certificates::export::Rows;
 use crate::http::certificates::note;
@@ -81,7 +84,7 @@ pub async fn export_csv(
     who: Authenticated,
     ca: Data<Ca>,
 ) -> Result<HttpResponse, Problem> {
-    saved(&request, who, ca, Rows::Table, "csv")
+    saved(&request, who, ca, Rows::Table, "csv").await
 }
 
 /// All rows of a filter, NDJSON.
@@ -90,7 +93,7 @@ pub async fn export_ndjson(
     who: Authenticated,
     ca: Data<Ca>,
 ) -> Result<HttpResponse, Problem> {
-    saved(&request, who, ca, Rows::Lines, "ndjson")
+    saved(&request, who, ca, Rows::Lines, "ndjson").await
 }
 
 /// All rows of a filter, Parquet.
@@ -99,10 +102,10 @@ pub async fn export_parquet(
     who: Authenticated,
     ca: Data<Ca>,
 ) -> Result<HttpResponse, Problem> {
-    saved(&request, who, ca, Rows::Parquet, "parquet")
+    saved(&request, who, ca, Rows::Parquet, "parquet").await
 }
 
-fn saved(
+async fn saved(
     request: &HttpRequest,
     who: Authenticated,
     ca: Data<Ca>,
@@ -116,7 +119,7 @@ fn saved(
     let name = format!("attachment; filename=\"certificates.{extension}\"");
     let mut response = HttpResponse::Ok();
     guard(&mut response).insert_header((header::CONTENT_DISPOSITION, name));
-    export::all(&mut response, ca, query, rows)
+    export::all(&mut response, ca, query, None, rows).await
 }
 
 #[derive(Template)]
@@ -144,6 +147,8 @@ struct SearchPage {
     /// The filter in use, as the query of an address.
     filter: String,
     log: Log,
+    /// Until when everything was looked through; `None`: until now.
+    as_of: Option<Moment>,
 }
 
 /// A certificate in the table.
@@ -219,6 +224,7 @@ impl SearchPage {
             next: None,
             filter: String::new(),
             log,
+            as_of: None,
         }
     }
 
@@ -248,10 +254,14 @@ impl SearchPage {
                 return Ok(());
             }
         };
-        let page = ca
-            .archive
-            .search(query.filter, query.limit, query.cursor)
+        let AsOf {
+            found: page,
+            moment,
+        } = ca
+            .searches
+            .search(query.filter, query.limit, query.cursor, None)
             .await?;
+        self.as_of = moment.time.map(Moment::from);
         self.rows = page.items.iter().map(Row::from).collect();
         if let Some(next) = page.next {
             let cursor = ("cursor".to_owned(), next.as_simple().to_string());
@@ -275,7 +285,11 @@ impl SearchPage {
                 "the box takes at most {TEXT_LENGTH_MAX} characters without control characters"
             ));
         } else {
-            let (records, more) = find(ca, &text).await?;
+            let (mut records, mut more) = find(ca, &text, None).await?;
+            if records.is_empty() && ca.searches.standby().is_some() {
+                // What is scanned was perhaps issued a moment ago.
+                (records, more) = find(ca, &text, Some(Instant::now())).await?;
+            }
             self.found = Some(records.iter().map(Row::from).collect());
             self.more = more;
         }
@@ -310,10 +324,12 @@ impl From<&CertificateRecord> for Row {
     }
 }
 
-/// Certificates by any of their names, newest first, and filters for what is beyond them.
+/// Certificates by any of their names, newest first, and filters for what is beyond them; `since` as in
+/// [`Searches`](crate::ca::searches::Searches).
 async fn find(
     ca: &Ca,
     text: &str,
+    since: Option<Instant>,
 ) -> Result<(Vec<CertificateRecord>, Vec<(&'static str, String)>), Problem> {
     // As OpenSSL and browsers print numbers: `01:A3:84…`.
     let digits: String = text.chars().filter(|c| !matches!(c, ':' | ' ')).collect();
@@ -341,7 +357,12 @@ async fn find(
         });
     }
     for filter in alone {
-        let items = ca.archive.search(filter, 1, None).await?.items;
+        let items = ca
+            .searches
+            .search(filter, 1, None, since)
+            .await?
+            .found
+            .items;
         if !items.is_empty() {
             return Ok((items, Vec::new()));
         }
@@ -368,7 +389,8 @@ async fn find(
                 ..any()
             },
         };
-        let page = ca.archive.search(filter, FOUND_MAX, None).await?;
+        let page = ca.searches.search(filter, FOUND_MAX, None, since);
+        let page = page.await?.found;
         found.extend(page.items);
         if page.next.is_some() {
             let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
