@@ -24,6 +24,7 @@ pub mod backup;
 pub mod batches;
 pub mod check;
 pub mod config;
+pub mod costs;
 pub mod crls;
 pub mod error;
 pub mod floor;

@@ -1,9 +1,13 @@
-//! `benchmark hsm|line|batch`: measured, never timed in tests.
+//! `benchmark hsm|line|batch|plan`: measured, never timed in tests.
 
 pub mod batch;
+mod costs;
+pub mod plan;
+mod queue;
 
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
@@ -22,8 +26,11 @@ use crate::app;
 use crate::cli::Failure;
 use crate::cli::Global;
 use crate::cli::Outcome;
+use crate::cli::benchmark::costs::Meter;
+use crate::cli::benchmark::costs::Played;
 use crate::cli::client::Client;
 use crate::cli::client::Connect;
+use crate::cli::client::Connection;
 use crate::hsm;
 use crate::pki::hex;
 
@@ -41,6 +48,8 @@ pub enum BenchmarkCommand {
     Line(LineArguments),
     /// Have the running service make a batch, with keys that nobody will read, to its closed package.
     Batch(batch::BatchArguments),
+    /// Compute what so many units an hour need, from measured costs: cores, disk, partitions, HSM.
+    Plan(plan::PlanArguments),
 }
 
 /// `benchmark hsm`
@@ -75,6 +84,13 @@ pub struct LineArguments {
     /// Work order that the devices are booked on, large enough; see `order create`.
     #[arg(long)]
     order: Option<String>,
+    /// Requests a second, at a steady pace. Without it: each station's next as soon as it has an answer.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    per_second: Option<u32>,
+    /// Measure what it costs service, database and HSM, and add it to this file, for `benchmark plan`.
+    /// Nothing else may be done meanwhile.
+    #[arg(long)]
+    costs: Option<PathBuf>,
 }
 
 /// Runs one of them.
@@ -83,6 +99,7 @@ pub fn run(global: &Global, command: &BenchmarkCommand) -> Outcome {
         BenchmarkCommand::Hsm(arguments) => hsm(global, arguments),
         BenchmarkCommand::Line(arguments) => line(global, arguments),
         BenchmarkCommand::Batch(arguments) => batch::run(global, arguments),
+        BenchmarkCommand::Plan(arguments) => plan::run(global, arguments),
     }
 }
 
@@ -166,7 +183,30 @@ fn line(global: &Global, arguments: &LineArguments) -> Outcome {
         "{} connections, {} s …",
         arguments.connections, arguments.seconds
     );
-    let report = crate::cli::runtime()?.block_on(load(client, devices, arguments))?;
+    let runtime = crate::cli::runtime()?;
+    let mut meter = match &arguments.costs {
+        None => None,
+        Some(path) => {
+            let config = crate::cli::load_with_environment(&global.config)?;
+            // Its connections belong to the runtime.
+            let _inside = runtime.enter();
+            Some(Meter::new(&config, &arguments.profile, path)?)
+        }
+    };
+    let report = runtime.block_on(load(client, devices, arguments, meter.as_mut()))?;
+    if let Some(meter) = &mut meter {
+        if report.errors > 0 {
+            return Err(anyhow!("{} requests failed: no costs are kept", report.errors).into());
+        }
+        let played = Played {
+            profile: arguments.profile.clone(),
+            connections: arguments.connections,
+            certificates: report.latencies.len(),
+            elapsed: report.elapsed,
+            signer_per_second: signer,
+        };
+        runtime.block_on(meter.end(&played))?;
+    }
     let rate = report.latencies.len() as f64 / report.elapsed.as_secs_f64();
     let report = LineReport {
         certificates: report.latencies.len(),
@@ -238,21 +278,31 @@ async fn load(
     client: Client,
     devices: Arc<Devices>,
     arguments: &LineArguments,
+    meter: Option<&mut Meter>,
 ) -> anyhow::Result<Load> {
     let mut connections = Vec::new();
     for _ in 0..arguments.connections {
         connections.push(client.connect().await?);
     }
+    if let Some(meter) = meter {
+        meter.begin().await?;
+    }
     let start = Instant::now();
     let end = start + Duration::from_secs(arguments.seconds);
     let errors = Arc::new(AtomicU64::new(0));
+    let pace = Arc::new(Pace {
+        start,
+        per_second: arguments.per_second,
+        turns: AtomicU32::new(0),
+    });
     let stations = connections.into_iter().map(|connection| {
+        let turns = (pace.clone(), end);
         tokio::spawn(station(
             client.clone(),
             connection,
             devices.clone(),
             errors.clone(),
-            end,
+            turns,
         ))
     });
     let mut latencies = Histogram::new(3)?;
@@ -266,16 +316,40 @@ async fn load(
     })
 }
 
-/// One station: the next device as soon as the last one has its certificate.
+/// When requests are sent.
+struct Pace {
+    start: Instant,
+    /// `None`: at once.
+    per_second: Option<u32>,
+    /// Requests that stations have taken upon them.
+    turns: AtomicU32,
+}
+
+impl Pace {
+    /// Waits for the next request's time; `false` when there is none before the end.
+    async fn turn(&self, end: Instant) -> bool {
+        if let Some(per_second) = self.per_second {
+            let turn = self.turns.fetch_add(1, Ordering::Relaxed);
+            let at = self.start + Duration::from_secs(turn.into()) / per_second;
+            if at >= end {
+                return false;
+            }
+            tokio::time::sleep_until(at.into()).await;
+        }
+        Instant::now() < end
+    }
+}
+
+/// One station: the next device as soon as the last one has its certificate, or at its time.
 async fn station(
     client: Client,
-    mut connection: crate::cli::client::Connection,
+    mut connection: Connection,
     devices: Arc<Devices>,
     errors: Arc<AtomicU64>,
-    end: Instant,
+    (pace, end): (Arc<Pace>, Instant),
 ) -> anyhow::Result<Histogram<u64>> {
     let mut latencies = Histogram::new(3)?;
-    while Instant::now() < end {
+    while pace.turn(end).await {
         let body = devices.next()?;
         let start = Instant::now();
         match connection
@@ -330,6 +404,8 @@ impl Devices {
         let seconds = usize::try_from(arguments.seconds)?;
         // One connection waits for each answer: it cannot use more than a thousand a second.
         let count = (seconds * REQUESTS_A_SECOND).min(seconds * arguments.connections * 1_000);
+        let paced = arguments.per_second.map(usize::try_from).transpose()?;
+        let count = paced.map_or(count, |per_second| count.min(seconds * per_second));
         let threads = 2;
         let parts = std::thread::scope(|scope| {
             let workers: Vec<_> = (0..threads)

@@ -93,9 +93,9 @@ pub async fn readyz(ca: Data<Ca>, flights: Data<Arc<Flights>>) -> HttpResponse {
     response.json(json!({ "ready": reasons.is_empty(), "reasons": reasons, "warnings": warnings }))
 }
 
-/// What is running.
+/// What is running, and as which process of its machine.
 pub async fn version() -> Json<serde_json::Value> {
     Json(
-        json!({ "name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION"), "openssl": openssl::version::version() }),
+        json!({ "name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION"), "openssl": openssl::version::version(), "pid": std::process::id() }),
     )
 }

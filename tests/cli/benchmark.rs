@@ -1,4 +1,4 @@
-//! `benchmark hsm|line`: the form of the reports, never their speed.
+//! `benchmark hsm|line|plan`: the form of the reports, never their speed.
 
 use std::collections::BTreeSet;
 
@@ -119,4 +119,79 @@ fn a_line_of_four_stations_reports_what_it_made() {
         number("p50_ms") > 0.0 && number("p50_ms") <= number("p99_ms"),
         "{report}"
     );
+}
+
+#[test]
+fn what_a_line_cost_is_kept_and_planned_with() {
+    let world = shared();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("costs.json");
+    let file = file.to_str().unwrap();
+    let line = |more: &[&str]| {
+        let given = [
+            "benchmark",
+            "line",
+            "--connections",
+            "2",
+            "--json",
+            "--costs",
+            file,
+        ];
+        run(world, &[&given[..], more].concat()).ok().json()
+    };
+    let paced = line(&["--seconds", "2", "--per-second", "20"]);
+    let made = paced["certificates"].as_u64().unwrap();
+    assert!((30..=40).contains(&made), "{paced}");
+    line(&["--seconds", "1"]);
+    let kept: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    let runs = kept["runs"].as_array().unwrap();
+    assert_eq!(runs.len(), 2);
+    assert_eq!(runs[0]["certificates"], made);
+    for run in runs {
+        for cost in [
+            "service_cpu_seconds",
+            "database_cpu_seconds",
+            "wal_bytes",
+            "fsyncs",
+            "signatures",
+            "leaf_bytes",
+        ] {
+            assert!(run[cost].as_f64().unwrap() > 0.0, "{cost}: {run}");
+        }
+    }
+
+    let plan = |arguments: &[&str]| {
+        let arguments = [&["benchmark", "plan", "--units-per-hour"], arguments].concat();
+        run(world, &arguments)
+    };
+    let own = plan(&["3600", "--years", "2", "--measured", file, "--json"])
+        .ok()
+        .json();
+    assert_eq!(own["measured"]["machine"], kept["machine"]);
+    assert_eq!(own["plant"]["certificates_per_second"], 1.0);
+    assert_eq!(own["plant"]["peak_certificates_per_second"], 2.0);
+    assert_eq!(own["plant"]["partitions"]["months"], 24);
+    assert_eq!(own["plant"]["service"]["basis"], "between-measured");
+    assert_eq!(own["plant"]["service"]["replicas"], 2);
+    // Far more than was measured is said to be no more than computed, and asks for more of everything.
+    let large = plan(&["100000000", "--plants", "3", "--measured", file, "--json"]);
+    let large = large.ok().json();
+    assert_eq!(large["plant"]["database"]["basis"], "only-computed");
+    assert_eq!(large["plant"]["database"]["fits"], false);
+    let replicas = |plan: &Value| plan["plant"]["service"]["replicas"].as_u64().unwrap();
+    assert!(replicas(&large) > replicas(&own), "{large}");
+    let yearly = |plan: &Value, of: &str| plan[of]["certificates_per_year"].as_f64().unwrap();
+    assert_eq!(yearly(&large, "plants"), 3.0 * yearly(&large, "plant"));
+
+    let text = plan(&["50000", "--plants", "10"]).ok().text();
+    for words in [
+        "(measured)",
+        "(between measured loads)",
+        "(only computed)",
+        "AMD EPYC",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    plan(&["0"]).fails(2).silent();
+    plan(&["1", "--measured", "/nowhere"]).fails(1).silent();
 }

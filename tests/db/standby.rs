@@ -257,13 +257,10 @@ async fn a_server_that_is_no_standby_of_the_primary_is_not_read() {
     unfit(&searches, "no standby").await;
     assert_eq!(count(&searches, None).await, (1, None));
 
-    let (other, stranger) = (Postgres::start(), "test_0");
-    let there = {
-        other.empty_database().await;
-        other.standby()
-    };
-    let copy = there.existing(stranger.to_owned());
-    copy.number("SELECT 1").await;
+    let other = Postgres::start();
+    let stranger = other.empty_database().await.name;
+    let there = other.standby();
+    let copy = there.existing(stranger);
     let owner = copy.owner();
     let fault = examine(&database.owner(), &owner, Duration::from_secs(1)).await;
     assert!(fault.unwrap_err().contains("another database"));

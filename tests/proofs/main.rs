@@ -28,6 +28,7 @@ mod pages;
 mod quiet;
 mod replicas;
 mod revocations;
+mod sizing;
 #[path = "../support/mod.rs"]
 mod support;
 mod upgrade;
@@ -85,10 +86,15 @@ fn main() {
             let rate = arguments.get(3).map(|_| number(3, 0));
             flood::flood(number(1, 3), seconds(number(2, 8)), rate);
         }
+        Some("sizing") => sizing::foretell(seconds(number(1, 20))),
+        Some("sizing-measure") => {
+            let file = arguments.get(1).expect("a file");
+            sizing::measure(file.as_ref(), seconds(number(2, 30)));
+        }
         Some("idle-connections") => idle::idle(number(1, 10_000)),
         _ => {
             eprintln!(
-                "usage: proofs batches-kills [DEVICES [KILLS]] | batches-line [PAIRS [SECONDS]] | batches-list [DEVICES] | batches-full-disk [DEVICES] | handshakes [SECONDS [PER_SECOND_MAX]] | flood [PAIRS [SECONDS [PER_SECOND]]] | idle-connections [COUNT] | kills [COUNT] | ledger-seed COUNT [MONTHS] | ledger-search [COUNT] | ledger-export | log-kills [COUNT] | log-latency [COUNT] | database-outage [SECONDS] | hsm-outage [AWAY_SECONDS FROZEN_SECONDS] | orders [QUANTITY KILLS] | pages-paint [TIMES] | pages-viewers [PAIRS [SECONDS]] | replicas-rolling [TIMES] | replicas-scale [ROUNDS [SECONDS]] | crl [ENTRIES SECONDS] | ocsp [SECONDS]"
+                "usage: proofs batches-kills [DEVICES [KILLS]] | batches-line [PAIRS [SECONDS]] | batches-list [DEVICES] | batches-full-disk [DEVICES] | handshakes [SECONDS [PER_SECOND_MAX]] | flood [PAIRS [SECONDS [PER_SECOND]]] | idle-connections [COUNT] | kills [COUNT] | ledger-seed COUNT [MONTHS] | ledger-search [COUNT] | ledger-export | log-kills [COUNT] | log-latency [COUNT] | database-outage [SECONDS] | hsm-outage [AWAY_SECONDS FROZEN_SECONDS] | orders [QUANTITY KILLS] | pages-paint [TIMES] | pages-viewers [PAIRS [SECONDS]] | replicas-rolling [TIMES] | replicas-scale [ROUNDS [SECONDS]] | crl [ENTRIES SECONDS] | ocsp [SECONDS] | sizing [SECONDS] | sizing-measure FILE [SECONDS]"
             );
             std::process::exit(2);
         }

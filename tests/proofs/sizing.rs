@@ -1,0 +1,220 @@
+//! What a certificate costs, and whether `benchmark plan` foretells what another load does.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::world::OwnWorld;
+
+/// What is measured: stations, and their pace.
+const LOADS: [(u32, Option<u32>); 4] =
+    [(16, Some(25)), (16, Some(100)), (16, Some(400)), (64, None)];
+/// What is foretold: a pace between them.
+const PACE: u32 = 200;
+/// And a service that is held to so many cores.
+const CORES: f64 = 0.5;
+/// How far off a figure may be.
+const OFF_MAX: f64 = 0.2;
+
+/// Measures into a file.
+pub fn measure(file: &Path, seconds: Duration) {
+    let own = OwnWorld::running();
+    for (connections, pace) in LOADS {
+        let run = line(&own, file, connections, pace, seconds);
+        println!("{}", described(&run));
+    }
+}
+
+/// Measures, foretells, runs, compares.
+pub fn foretell(seconds: Duration) {
+    let own = OwnWorld::running();
+    let measured = own.world.dir.join("costs.json");
+    println!("measured");
+    for (connections, pace) in LOADS {
+        println!(
+            "  {}",
+            described(&line(&own, &measured, connections, pace, seconds))
+        );
+    }
+    let paced = plan(&own, &measured, f64::from(PACE));
+    let held = plan(&own, &measured, f64::from(PACE));
+    let rate = held["plant"]["service"]["replica_certificates_per_second"]
+        .as_f64()
+        .unwrap();
+    let held = plan(&own, &measured, rate);
+    let mut off = Vec::new();
+
+    let file = own.world.dir.join("paced.json");
+    let run = line(&own, &file, 32, Some(PACE), seconds * 2);
+    println!("{PACE} a second\n  {}", described(&run));
+    compare(&paced, &run, &mut off);
+
+    let group = Group::new(CORES);
+    group.take(own.pid());
+    let file = own.world.dir.join("held.json");
+    let run = line(&own, &file, 64, None, seconds);
+    println!("held to {CORES} cores\n  {}", described(&run));
+    compare(&held, &run, &mut off);
+    one("certificates/s", rate, per_second(&run), &mut off);
+    assert!(
+        off.is_empty(),
+        "more than {} % off: {off:?}",
+        OFF_MAX * 100.0
+    );
+}
+
+/// Plays stations and adds to the file what that cost; the last run of it.
+fn line(own: &OwnWorld, file: &Path, connections: u32, pace: Option<u32>, time: Duration) -> Value {
+    let mut command = own.world.program(&["benchmark", "line", "--json"]);
+    command
+        .args(["--connections", &connections.to_string()])
+        .args(["--seconds", &time.as_secs().to_string()])
+        .arg("--costs")
+        .arg(file);
+    if let Some(pace) = pace {
+        command.args(["--per-second", &pace.to_string()]);
+    }
+    let output = command.output().unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let kept: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+    kept["runs"].as_array().unwrap().last().unwrap().clone()
+}
+
+/// What is foretold of a replica that gives so many a second.
+fn plan(own: &OwnWorld, measured: &Path, per_second: f64) -> Value {
+    let output = own
+        .world
+        .program(&[
+            "benchmark",
+            "plan",
+            "--json",
+            "--peak",
+            "1",
+            "--load-max",
+            "1",
+        ])
+        .args(["--units-per-hour", &(per_second * 3_600.0).to_string()])
+        .args(["--service-cores", &CORES.to_string()])
+        .arg("--measured")
+        .arg(measured)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn per_second(run: &Value) -> f64 {
+    run["certificates"].as_f64().unwrap() / run["seconds"].as_f64().unwrap()
+}
+
+/// What a run cost a certificate, with its share of what is done when nobody asks.
+fn each(run: &Value, total: &str, idle: Option<&str>) -> f64 {
+    let number = |name: &str| run[name].as_f64().unwrap();
+    let idle = idle.map_or(0.0, |name| number(name) * number("seconds"));
+    (number(total) + idle) / number("certificates")
+}
+
+fn costs(run: &Value) -> [(&'static str, f64); 7] {
+    let cpu = |total, idle| each(run, total, Some(idle)) * 1e6;
+    let wal = each(run, "wal_bytes", Some("idle_wal_bytes_per_second"));
+    let fsyncs = each(run, "fsyncs", Some("idle_fsyncs_per_second"));
+    [
+        (
+            "service, us of processor",
+            cpu("service_cpu_seconds", "idle_service_cores"),
+        ),
+        (
+            "database, us of processor",
+            cpu("database_cpu_seconds", "idle_database_cores"),
+        ),
+        ("WAL, bytes", wal),
+        ("fsyncs", fsyncs),
+        ("tables, bytes", each(run, "table_bytes", None)),
+        ("indexes, bytes", each(run, "index_bytes", None)),
+        ("signatures", each(run, "signatures", None)),
+    ]
+}
+
+fn described(run: &Value) -> String {
+    let costs = costs(run).map(|(name, cost)| format!("{name} {cost:.2}"));
+    format!(
+        "{} stations, {:.0} certificates/s: {}",
+        run["connections"],
+        per_second(run),
+        costs.join(", ")
+    )
+}
+
+fn compare(plan: &Value, run: &Value, off: &mut Vec<String>) {
+    let plant = &plan["plant"];
+    let foretold = [
+        &plant["service"]["cpu_us_per_certificate"],
+        &plant["database"]["cpu_us_per_certificate"],
+        &plant["database"]["wal_bytes_per_certificate"],
+        &plant["database"]["fsyncs_per_certificate"],
+        &plant["disk"]["table_bytes_per_certificate"],
+        &plant["disk"]["index_bytes_per_certificate"],
+        &plant["hsm"]["signatures_per_certificate"],
+    ];
+    for ((name, is), foretold) in costs(run).into_iter().zip(foretold) {
+        one(name, foretold.as_f64().unwrap(), is, off);
+    }
+}
+
+fn one(name: &str, foretold: f64, is: f64, off: &mut Vec<String>) {
+    let ratio = is / foretold;
+    println!("  {name:<26} foretold {foretold:>9.2}   is {is:>9.2}   ratio {ratio:.2}");
+    if (ratio - 1.0).abs() > OFF_MAX {
+        off.push(format!("{name} {ratio:.2}"));
+    }
+}
+
+/// A control group (cgroup v1 or v2) whose processes get no more than so much processor.
+struct Group(PathBuf);
+
+impl Group {
+    fn new(cores: f64) -> Self {
+        let name = format!("certfactory-sizing-{}", std::process::id());
+        let period = 100_000;
+        let quota = (cores * f64::from(period)).round();
+        let first = Path::new("/sys/fs/cgroup/cpu");
+        if first.exists() {
+            let path = first.join(name);
+            fs::create_dir(&path).unwrap();
+            fs::write(path.join("cpu.cfs_period_us"), period.to_string()).unwrap();
+            fs::write(path.join("cpu.cfs_quota_us"), quota.to_string()).unwrap();
+            Self(path)
+        } else {
+            let path = Path::new("/sys/fs/cgroup").join(name);
+            fs::create_dir(&path).unwrap();
+            fs::write(path.join("cpu.max"), format!("{quota} {period}")).unwrap();
+            Self(path)
+        }
+    }
+
+    fn take(&self, pid: u32) {
+        fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // A group that still has processes cannot be removed: they go back to where all are.
+        let up = self.0.parent().unwrap().join("cgroup.procs");
+        let processes = fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default();
+        for process in processes.lines() {
+            let _ = fs::write(&up, process);
+        }
+        let _ = fs::remove_dir(&self.0);
+    }
+}
