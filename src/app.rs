@@ -1,5 +1,6 @@
 //! Composition root: `Config` → running service. The order of start and of shutdown is here.
 
+pub mod headquarters;
 mod listener;
 mod log;
 pub mod privacy;
@@ -20,6 +21,7 @@ use actix_web::App as Actix;
 use actix_web::HttpServer;
 use actix_web::dev::ServerHandle;
 use actix_web::web::Data;
+use actix_web::web::ServiceConfig;
 use anyhow::Context;
 use chrono::{DateTime, Utc};
 use prometheus::Registry;
@@ -33,6 +35,7 @@ use crate::ca::Clock;
 use crate::ca::Ledger;
 use crate::ca::Signer;
 use crate::ca::clock::ClockWatch;
+use crate::ca::crl::CrlShelf;
 use crate::ca::floor::Floor;
 use crate::ca::life::LifeBook;
 use crate::ca::line::Line;
@@ -50,14 +53,19 @@ use crate::ca::ticket::TicketTrust;
 use crate::config::Config;
 use crate::config::DatabaseSection;
 use crate::config::HsmSection;
+use crate::config::HttpSection;
 use crate::config::IssuerSection;
 use crate::config::decode_hex;
 use crate::config::secret;
 use crate::db;
 use crate::db::measures::PgMeasures;
 use crate::db::replicas::PgReplicas;
+use crate::db::site::SiteFault;
 use crate::hsm;
 use crate::http;
+use crate::http::batches::Batches;
+use crate::http::certificates::Deadline;
+use crate::http::limits::Limits;
 use crate::http::middleware::Around;
 use crate::http::middleware::Flights;
 use crate::http::principal::Principals;
@@ -97,6 +105,8 @@ const COMPARE_CLOCKS_EVERY: Duration = Duration::from_secs(1);
 const TLS_FILES_EVERY: Duration = Duration::from_secs(10);
 /// How often people are told of what comes to its end.
 const WARN_EVERY: Duration = Duration::from_hours(24);
+/// How often head office is told that the service runs.
+const HEARTBEAT_EVERY: Duration = Duration::from_secs(1);
 /// Time for requests in flight to be answered at shutdown.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// How long requests are still served at shutdown, at the least, each with the word that its connection is
@@ -155,6 +165,7 @@ impl App {
 
         let database = database_config(&config)?;
         db::check::startup(&database, clock.as_ref(), config.clock_difference_max).await?;
+        check_site(&config, &database).await?;
         let ledger_metrics = Arc::new(LedgerMetrics::new(&registry)?);
         let fresh = Arc::new(FreshEntries::default());
         let replica = Arc::new(Replica::new(part));
@@ -237,6 +248,7 @@ impl App {
         let principals = first_principals(&ca).await?;
         let shelf = repository::publish(&config, &database, &ca, &registry).await?;
         keep(&ca, watch, &principals);
+        keep_beating(&config, &database)?;
         measure(&config, &database, &ca, archive, &registry)?;
         let batches = batch_runner(&config, &ca, &registry)?;
         let flights = Arc::new(Flights::default());
@@ -246,15 +258,16 @@ impl App {
             issuance,
         });
         let reload_metrics = ReloadMetrics::new(&registry, ca.clock.now())?;
-        tokio::spawn(keep_tls_files(ca.clone(), tls.clone()));
+        tokio::spawn(keep_tls_files(ca.clock.clone(), tls.clone()));
         let mut listeners = Listeners {
             sockets,
             servers: Vec::new(),
             handed_over: Vec::new(),
         };
         if part.serves() {
+            let routes = api_routes(&config, &ca, &shelf, principals);
             listeners.add(config.raw.http.listen, |sockets| {
-                listener::serve(&config, &ca, &shelf, principals, around, &tls, sockets)
+                listener::serve(&config.raw.http, around, &tls, routes, sockets)
             })?;
             if let Some(section) = &config.raw.repository {
                 listeners.add(section.listen, |sockets| {
@@ -264,7 +277,11 @@ impl App {
             }
         }
         listeners.sockets.all_taken()?;
-        let (operations, handle) = serve_operations(&config, &ca, registry, &flights)?;
+        let listen = config.raw.operations.listen;
+        let about = Data::from(ca.clone());
+        let (operations, handle) = serve_operations(listen, registry, &flights, move |service| {
+            service.app_data(about.clone()).configure(http::operations);
+        })?;
         listeners.servers.push(handle);
         tracing::info!(role = part.as_str(), %operations, version = env!("CARGO_PKG_VERSION"), "listening");
         Ok(Self {
@@ -388,6 +405,38 @@ fn standby(
     Ok(Some(standby))
 }
 
+/// The API's routes, with what they need.
+fn api_routes(
+    config: &Config,
+    ca: &Arc<Ca>,
+    shelf: &Arc<CrlShelf>,
+    principals: Data<Principals>,
+) -> impl Fn(&mut ServiceConfig) + Clone + Send + 'static {
+    let clock: Data<dyn Clock> = Data::from(ca.clock.clone());
+    let ca = Data::from(ca.clone());
+    let shelf = Data::from(shelf.clone());
+    let deadline = Data::new(Deadline(config.deadline));
+    let batches = Data::new(Batches {
+        directory: config.raw.batches.as_ref().map(|it| it.directory.clone()),
+    });
+    let limits = &config.raw.limits;
+    let limits = Data::new(Limits::new(
+        limits.station_requests_per_second,
+        limits.station_requests_at_once,
+    ));
+    move |service| {
+        service
+            .app_data(clock.clone())
+            .app_data(ca.clone())
+            .app_data(shelf.clone())
+            .app_data(deadline.clone())
+            .app_data(batches.clone())
+            .app_data(principals.clone())
+            .app_data(limits.clone())
+            .configure(http::api);
+    }
+}
+
 fn ticket_trust(config: &Config) -> TicketTrust {
     TicketTrust {
         site: config.raw.site.id.clone(),
@@ -424,6 +473,35 @@ fn first_tls(config: &Config, clock: &dyn Clock, registry: &Registry) -> anyhow:
     let metrics = TlsMetrics::new(registry)?;
     let tls = Tls::load(tls_files(config), clock.now(), metrics)?;
     Ok(Arc::new(tls))
+}
+
+/// Refuses another site's database. What keeps head office from its rows keeps nobody from issuing.
+async fn check_site(config: &Config, database: &db::config::DbConfig) -> anyhow::Result<()> {
+    let site = &config.raw.site;
+    match db::site::check(database, site.id.as_deref(), site.published).await? {
+        Some(fault @ SiteFault::OtherSite { .. }) => Err(fault.into()),
+        Some(fault) => {
+            tracing::warn!(%fault, "head office gets nothing");
+            Ok(())
+        }
+        None => Ok(()),
+    }
+}
+
+/// Says to head office that the service runs, where it may know.
+fn keep_beating(config: &Config, database: &db::config::DbConfig) -> anyhow::Result<()> {
+    if !config.raw.site.published {
+        return Ok(());
+    }
+    let heart = db::site::PgHeartbeat::new(database)?;
+    tokio::spawn(async move {
+        loop {
+            // While the database is down head office hears nothing, and that is what it is to know.
+            heart.beat().await.ok();
+            tokio::time::sleep(HEARTBEAT_EVERY).await;
+        }
+    });
+    Ok(())
 }
 
 /// What goes on as long as the service does.
@@ -496,21 +574,18 @@ fn batch_runner(
 }
 
 fn serve_operations(
-    config: &Config,
-    ca: &Arc<Ca>,
+    listen: SocketAddr,
     registry: Registry,
     flights: &Arc<Flights>,
+    routes: impl Fn(&mut ServiceConfig) + Clone + Send + 'static,
 ) -> anyhow::Result<(SocketAddr, ServerHandle)> {
-    let ca = Data::from(ca.clone());
     let registry = Data::new(registry);
     let flights = Data::new(flights.clone());
-    let listen = config.raw.operations.listen;
     let server = HttpServer::new(move || {
         Actix::new()
-            .app_data(ca.clone())
             .app_data(registry.clone())
             .app_data(flights.clone())
-            .configure(http::operations)
+            .configure(routes.clone())
     });
     let server = server
         .workers(1)
@@ -565,10 +640,10 @@ async fn keep_making_partitions(ca: Arc<Ca>) {
     }
 }
 
-async fn keep_tls_files(ca: Arc<Ca>, tls: Arc<Tls>) {
+async fn keep_tls_files(clock: Arc<dyn Clock>, tls: Arc<Tls>) {
     loop {
         tokio::time::sleep(TLS_FILES_EVERY).await;
-        tls.reload(ca.clock.now());
+        tls.reload(clock.now());
     }
 }
 
@@ -617,7 +692,10 @@ fn register_process_metrics(registry: &Registry) -> prometheus::Result<()> {
 /// The API's TLS files.
 #[must_use]
 pub fn tls_files(config: &Config) -> TlsFiles {
-    let section = &config.raw.http;
+    files_of(&config.raw.http)
+}
+
+fn files_of(section: &HttpSection) -> TlsFiles {
     TlsFiles {
         certificate: section.certificate.clone(),
         private_key: section.private_key.clone(),
@@ -628,8 +706,15 @@ pub fn tls_files(config: &Config) -> TlsFiles {
 /// The ledger's connection settings.
 pub fn database_config(config: &Config) -> anyhow::Result<db::config::DbConfig> {
     let database = &config.raw.database;
+    service_config(database, config.database_password.as_ref())
+}
+
+fn service_config(
+    database: &DatabaseSection,
+    password: Option<&SecretString>,
+) -> anyhow::Result<db::config::DbConfig> {
     Ok(db::config::DbConfig {
-        url: database_url(&database.url, config.database_password.as_ref())?,
+        url: database_url(&database.url, password)?,
         archive_connections_max: database.archive_connections,
     })
 }

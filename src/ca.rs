@@ -12,6 +12,7 @@ pub mod device_pattern;
 pub mod error;
 pub mod export;
 pub mod floor;
+pub mod headquarters;
 pub mod issue;
 pub mod life;
 pub mod line;
@@ -433,6 +434,8 @@ pub struct SearchFilter {
     pub device: Option<String>,
     /// Subject serialNumber.
     pub device_serial: Option<String>,
+    /// Site that made it.
+    pub site: Option<String>,
     /// Certificate serial number.
     pub serial_number: Option<SerialNumber>,
     /// SHA-256 over the certificate.

@@ -12,6 +12,7 @@ pub mod client;
 pub mod config;
 pub mod dev;
 pub mod doctor;
+pub mod headquarters;
 pub mod issuer;
 pub mod jitp;
 pub mod migrate;
@@ -100,6 +101,9 @@ enum Command {
     /// Co-sign the checkpoints of logs, somewhere else than where they are made.
     #[command(subcommand)]
     Witness(witness::WitnessCommand),
+    /// Head office: its database, its plants and people.
+    #[command(subcommand)]
+    Headquarters(headquarters::HeadquartersCommand),
     /// Stations and people, through a running service.
     #[command(subcommand)]
     Station(station::StationCommand),
@@ -114,15 +118,17 @@ enum Command {
     Packaging(packaging::PackagingArguments),
 }
 
-/// What a replica of the service does.
+/// What a process of the service does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Role {
-    /// Everything.
+    /// Everything that a site needs.
     All,
     /// Answers stations and people; others work on what no request waits for.
     Api,
     /// Works on batches, CRLs, checkpoints and what was left open; has the operations listener alone.
     Jobs,
+    /// Head office: reads what the plants published, issues nothing. Its configuration is of another form.
+    Headquarters,
 }
 
 /// A command that did not do what was asked.
@@ -184,6 +190,7 @@ pub fn run(arguments: Arguments) -> ! {
         Command::Batch(command) => batch::run(&global, &command),
         Command::Witness(command) => witness::run(&global, &command),
         Command::Audit(command) => audit::run(&global, &command),
+        Command::Headquarters(command) => headquarters::run(&global, &command),
         Command::Station(command) => station::run(&global, &command),
         Command::Jitp(command) => jitp::run(&global, &command),
         Command::Benchmark(command) => benchmark::run(&global, &command),

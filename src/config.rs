@@ -6,6 +6,7 @@
 
 mod audit;
 mod credential;
+pub mod headquarters;
 
 pub use audit::AuditSection;
 pub use audit::JournalSection;
@@ -306,6 +307,8 @@ pub struct SiteSection {
     pub id: Option<String>,
     /// Whether work orders come by ticket only.
     pub tickets_required: bool,
+    /// Whether head office may subscribe to what is final here.
+    pub published: bool,
     /// The key that signs closing reports.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub report_key: Option<ReportKeySection>,
@@ -869,6 +872,9 @@ fn ticket_keys(raw: &RawConfig, faults: &mut Vec<String>) -> Vec<JwsKey> {
         faults.push("site.id: 1 to 64 printable ASCII characters without space".into());
     }
     let none = raw.ticket_key.is_empty();
+    if raw.site.published && raw.site.id.is_none() {
+        faults.push("site.published: site.id must be there: every row bears it".into());
+    }
     if raw.site.tickets_required && none {
         faults.push("site.tickets_required: no [[ticket_key]] is configured".into());
     }

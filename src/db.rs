@@ -3,7 +3,8 @@
 //! [`archive::PgArchive`] implements [`crate::ca::Archive`] and [`crate::ca::ocsp::StatusBook`],
 //! [`standby::Reading`] implements [`crate::ca::searches::Searches`],
 //! [`crls::PgCrlStore`] implements [`crate::ca::crl::CrlStore`], [`log::PgLog`] implements
-//! [`crate::ca::log::LogBook`], [`floor::PgFloor`] implements [`crate::ca::floor::FloorBook`];
+//! [`crate::ca::log::LogBook`], [`floor::PgFloor`] implements [`crate::ca::floor::FloorBook`],
+//! [`headquarters::PgPlants`] implements [`crate::ca::headquarters::PlantBook`];
 //! [`replicas::PgReplicas`] keeps a [`crate::ca::replica::Replica`].
 //!
 //! Four rules hold in this room:
@@ -28,6 +29,7 @@ pub mod costs;
 pub mod crls;
 pub mod error;
 pub mod floor;
+pub mod headquarters;
 pub mod ledger;
 pub mod log;
 pub mod measures;
@@ -36,6 +38,7 @@ pub mod parts;
 pub mod principals;
 pub mod replicas;
 pub mod restore;
+pub mod site;
 pub mod standby;
 
 mod device_lists;

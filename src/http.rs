@@ -7,6 +7,7 @@ pub mod certificates;
 pub mod devices;
 pub mod documents;
 pub mod door;
+pub mod headquarters;
 pub mod issuers;
 pub mod jitp;
 pub mod limits;
@@ -240,6 +241,37 @@ pub fn operations(config: &mut ServiceConfig) {
         .service(readable("/metrics").route(web::get().to(ops::metrics)))
         .service(readable("/livez").route(web::get().to(ops::livez)))
         .service(readable("/readyz").route(web::get().to(ops::readyz)))
+        .service(readable("/version").route(web::get().to(ops::version)))
+        .default_service(web::to(not_found));
+}
+
+/// Head office's routes: it reads, and issues nothing.
+pub fn headquarters_api(config: &mut ServiceConfig) {
+    config
+        .service(readable("/v1/plants").route(web::get().to(headquarters::plants)))
+        .service(
+            readable("/v1/plants/{site}/findings").route(web::get().to(headquarters::findings)),
+        )
+        .service(readable("/v1/certificates").route(web::get().to(headquarters::search)))
+        .service(
+            readable("/v1/certificates/{serial_number}/history")
+                .route(web::get().to(headquarters::history)),
+        )
+        .service(readable("/v1/orders").route(web::get().to(headquarters::orders)))
+        .service(readable("/v1/orders/{name}").route(web::get().to(headquarters::order)))
+        .service(readable("/problems/{slug}").route(web::get().to(documents::problem_page)))
+        .service(readable("/manual/{page}").route(web::get().to(documents::manual_page)))
+        .configure(runbook_routes)
+        .default_service(web::to(not_found));
+}
+
+/// The routes of head office's operations listener.
+pub fn headquarters_operations(config: &mut ServiceConfig) {
+    config
+        .configure(runbook_routes)
+        .service(readable("/metrics").route(web::get().to(ops::metrics)))
+        .service(readable("/livez").route(web::get().to(ops::livez)))
+        .service(readable("/readyz").route(web::get().to(headquarters::readyz)))
         .service(readable("/version").route(web::get().to(ops::version)))
         .default_service(web::to(not_found));
 }

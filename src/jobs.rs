@@ -2,6 +2,7 @@
 //! and checkpoints; what is measured now and then.
 
 pub mod batches;
+pub mod headquarters;
 pub mod log;
 pub mod measure;
 pub mod package;

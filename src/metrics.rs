@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::DateTime;
 use chrono::Utc;
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, core::Collector,
 };
 
@@ -772,5 +772,81 @@ impl TlsMetrics {
                 ),
             )?,
         })
+    }
+}
+
+/// Head office's plants. The label `plant` has as many values as there are plants.
+pub struct PlantMetrics {
+    /// `certfactory_plant_feed_lag_seconds{plant}`
+    pub lag: GaugeVec,
+    /// `certfactory_plant_feed_late_after_seconds{plant}`
+    pub late_after: IntGaugeVec,
+    /// `certfactory_plant_feed_up{plant}`
+    pub feed_up: IntGaugeVec,
+    /// `certfactory_plant_findings_open{plant}`
+    pub findings: IntGaugeVec,
+    /// `certfactory_plant_certificates{plant}`
+    pub certificates: IntGaugeVec,
+    /// `certfactory_plant_log_entries{plant}`
+    pub log_entries: IntGaugeVec,
+    /// `certfactory_plant_witnessed_entries{plant}`
+    pub witnessed: IntGaugeVec,
+}
+
+impl PlantMetrics {
+    /// Registers them.
+    pub fn new(r: &Registry) -> prometheus::Result<Self> {
+        let each = |name: &str, help: &str| gauges(r, name, help, &["plant"]);
+        Ok(Self {
+            lag: registered(
+                r,
+                GaugeVec::new(
+                    Opts::new(
+                        "certfactory_plant_feed_lag_seconds",
+                        "Seconds since the newest sign of life that came from the plant, by the plant's database; infinite before the first.",
+                    ),
+                    &["plant"],
+                ),
+            )?,
+            late_after: each(
+                "certfactory_plant_feed_late_after_seconds",
+                "Seconds after which the plant's feed is late.",
+            )?,
+            feed_up: each(
+                "certfactory_plant_feed_up",
+                "1 while the plant's feed is connected.",
+            )?,
+            findings: each(
+                "certfactory_plant_findings_open",
+                "Rows and checkpoints of the plant that do not agree with what it gave before or with its log, and are not put right.",
+            )?,
+            certificates: each(
+                "certfactory_plant_certificates",
+                "Certificates of the plant that were held against its log.",
+            )?,
+            log_entries: each(
+                "certfactory_plant_log_entries",
+                "Entries of the plant's log that came.",
+            )?,
+            witnessed: each(
+                "certfactory_plant_witnessed_entries",
+                "Entries of the plant's log that a checkpoint covers which its key signed and which was made again from them.",
+            )?,
+        })
+    }
+
+    /// Forgets a plant that was removed.
+    pub fn forget(&self, plant: &str) {
+        self.lag.remove_label_values(&[plant]).ok();
+        for gauge in [
+            &self.late_after,
+            &self.feed_up,
+            &self.findings,
+            &self.certificates,
+            &self.log_entries,
+            &self.witnessed,
+        ] {
+            gauge.remove_label_values(&[plant]).ok();
+        }
     }
 }

@@ -1,7 +1,6 @@
 //! The API's listener: accept, the door, TLS, HTTP, the route table.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix_http::HttpService;
@@ -18,19 +17,14 @@ use actix_web::dev::Service;
 use actix_web::middleware::from_fn;
 use actix_web::rt::net::TcpStream;
 use actix_web::web::Data;
+use actix_web::web::ServiceConfig;
 use anyhow::Context;
 
 use crate::app::sockets::Sockets;
-use crate::ca::Ca;
-use crate::ca::crl::CrlShelf;
-use crate::config::Config;
+use crate::config::HttpSection;
 use crate::http;
-use crate::http::batches::Batches;
-use crate::http::certificates::Deadline;
 use crate::http::door::Door;
-use crate::http::limits::Limits;
 use crate::http::middleware::Around;
-use crate::http::principal::Principals;
 use crate::http::tls::Tls;
 
 /// TLS handshakes at a time, of each worker: more than one address may hold connections, so that
@@ -45,29 +39,15 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// Connections that the kernel keeps until they are accepted.
 const BACKLOG: u32 = 1024;
 
-/// Starts it, on the socket that was handed over for its address or one of its own; a port of 0 takes a free
-/// one.
+/// Starts it, with these routes and what they need, on the socket that was handed over for its address or one
+/// of its own; a port of 0 takes a free one.
 pub(super) fn serve(
-    config: &Config,
-    ca: &Arc<Ca>,
-    shelf: &Arc<CrlShelf>,
-    principals: Data<Principals>,
+    section: &HttpSection,
     around: Data<Around>,
     tls: &Tls,
+    routes: impl Fn(&mut ServiceConfig) + Clone + Send + 'static,
     sockets: &mut Sockets,
 ) -> anyhow::Result<ServerHandle> {
-    let section = &config.raw.http;
-    let ca = Data::from(ca.clone());
-    let shelf = Data::from(shelf.clone());
-    let deadline = Data::new(Deadline(config.deadline));
-    let batches = Data::new(Batches {
-        directory: config.raw.batches.as_ref().map(|it| it.directory.clone()),
-    });
-    let limits = &config.raw.limits;
-    let limits = Data::new(Limits::new(
-        limits.station_requests_per_second,
-        limits.station_requests_at_once,
-    ));
     let door = Door::new(
         section.connections_per_address_max,
         section.handshakes_per_second_max,
@@ -87,15 +67,9 @@ pub(super) fn serve(
     let stopping = server.graceful_shutdown_signal();
     let service = move || {
         let app = Actix::new()
-            .app_data(ca.clone())
-            .app_data(shelf.clone())
-            .app_data(deadline.clone())
-            .app_data(batches.clone())
-            .app_data(principals.clone())
-            .app_data(limits.clone())
             .app_data(around.clone())
             .wrap(from_fn(http::middleware::around))
-            .configure(http::api);
+            .configure(routes.clone());
         let app = app.into_factory().map_err(|error| error.error_response());
         let stopping = stopping.clone();
         let timeout = actix_http::TlsAcceptorConfig::default().handshake_timeout(HANDSHAKE_TIMEOUT);

@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_appender::non_blocking::WorkerGuard;
 
 use crate::app::App;
+use crate::app::headquarters::Office;
 use crate::app::privacy;
 use crate::app::supervision;
 use crate::ca::replica::Part;
@@ -18,6 +20,8 @@ use crate::cli::Global;
 use crate::cli::Outcome;
 use crate::cli::Role;
 use crate::config::LogFormat;
+use crate::config::LogSection;
+use crate::config::headquarters::HeadquartersConfig;
 use crate::db::check::StartupFault;
 use crate::db::error::DbFault;
 use crate::telemetry;
@@ -28,7 +32,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(10);
 /// `serve`
 #[derive(Args)]
 pub struct ServeArguments {
-    /// What this replica does: there may be any number of each on one database.
+    /// What this process does: there may be any number of each on one database.
     #[arg(long, value_enum, default_value_t = Role::All)]
     role: Role,
 }
@@ -39,15 +43,54 @@ pub fn run(global: &Global, arguments: &ServeArguments) -> Outcome {
         Role::All => Part::All,
         Role::Api => Part::Api,
         Role::Jobs => Part::Jobs,
+        Role::Headquarters => return headquarters(global),
     };
-    let config = crate::cli::load_with_environment(&global.config)?;
-    let json = match config.raw.log.format {
+    site(global, part)
+}
+
+fn headquarters(global: &Global) -> Outcome {
+    let config = HeadquartersConfig::read(&global.config)?;
+    let (log, _level) = start_log(&config.log)?;
+    privacy::keep_memory_private();
+    crate::cli::runtime()?.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let office = Office::start(&config).await.map_err(start_failure)?;
+        supervision::ready("serving");
+        supervision::keep_alive(office.operations);
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+        supervision::stopping();
+        office.stop().await;
+        Ok::<(), Failure>(())
+    })?;
+    drop(log);
+    signal_hook::low_level::exit(0)
+}
+
+fn start_log(section: &LogSection) -> anyhow::Result<(WorkerGuard, telemetry::Level)> {
+    let json = match section.format {
         LogFormat::Auto => None,
         LogFormat::Json => Some(true),
         LogFormat::Text => Some(false),
     };
-    let (log, level) =
-        telemetry::start(&config.raw.log.level, json).map_err(anyhow::Error::from_boxed)?;
+    telemetry::start(&section.level, json).map_err(anyhow::Error::from_boxed)
+}
+
+fn start_failure(error: anyhow::Error) -> Failure {
+    let code = match error.downcast_ref() {
+        Some(StartupFault::Database(DbFault::Unavailable(_))) => Failure::DEPENDENCY,
+        _ => 1,
+    };
+    Failure::new(code, error)
+}
+
+fn site(global: &Global, part: Part) -> Outcome {
+    let config = crate::cli::load_with_environment(&global.config)?;
+    let (log, level) = start_log(&config.raw.log)?;
     privacy::keep_memory_private();
     let runtime = crate::cli::runtime()?;
     runtime.block_on(async {
@@ -57,13 +100,7 @@ pub fn run(global: &Global, arguments: &ServeArguments) -> Outcome {
         let mut hangup = signal(SignalKind::hangup())?;
         let app = App::start(config, &global.config, level, part)
             .await
-            .map_err(|error| {
-                let code = match error.downcast_ref() {
-                    Some(StartupFault::Database(DbFault::Unavailable(_))) => Failure::DEPENDENCY,
-                    _ => 1,
-                };
-                Failure::new(code, error)
-            })?;
+            .map_err(start_failure)?;
         match app.ready(READY_TIMEOUT).await {
             Ok(()) => tracing::info!("ready"),
             Err(reason) => tracing::error!(reason, "serving, but not able to issue"),

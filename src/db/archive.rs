@@ -77,10 +77,10 @@ macro_rules! issued {
 
 /// What a search reads of its matches, and as what.
 pub(super) struct Form<T> {
-    select: &'static str,
-    read: fn(&PgRow) -> Result<T, sqlx::Error>,
+    pub(super) select: &'static str,
+    pub(super) read: fn(&PgRow) -> Result<T, sqlx::Error>,
     /// Where the page after it begins.
-    id: fn(&T) -> Uuid,
+    pub(super) id: fn(&T) -> Uuid,
 }
 
 /// All of it.
@@ -338,6 +338,7 @@ fn query(
     equal(" AND i.issuer = ", &filter.issuer);
     equal(" AND i.principal = ", &filter.station);
     equal(" AND i.work_order = ", &filter.order);
+    equal(" AND o.site = ", &filter.site);
     // By the claim's indexes. Only an abandoned intent's claims are not live, and it has no
     // certificate; a serial number is held for ever.
     if let Some(device) = &filter.device {

@@ -10,6 +10,7 @@ use sqlx::ConnectOptions;
 use sqlx::Connection;
 use sqlx::PgConnection;
 use sqlx::Row;
+use sqlx::migrate::Migrator;
 
 use tokio::time::timeout;
 
@@ -18,7 +19,9 @@ use crate::db::config::DbConfig;
 use crate::db::config::Purpose;
 use crate::db::error::DbFault;
 use crate::db::error::describe;
+use crate::db::headquarters;
 use crate::db::migrate::MIGRATIONS;
+use crate::db::migrate::newest;
 
 /// Oldest server, as `server_version_num`.
 const SERVER_VERSION_MIN: i32 = 15_00_00;
@@ -158,11 +161,38 @@ async fn examine(
         .await
         .map_err(DbFault::from)?;
     server(&mut connection, clock, difference_max).await?;
-    schema(&mut connection).await?;
+    schema(&mut connection, &MIGRATIONS).await?;
     role(&mut connection).await?;
     last_record(&mut connection, clock.now(), difference_max).await?;
     connection.close().await.map_err(DbFault::from)?;
     Ok(())
+}
+
+/// The same of head office's database, which has no certificates of its own.
+pub async fn headquarters(
+    config: &DbConfig,
+    clock: &dyn Clock,
+    difference_max: TimeDelta,
+) -> Result<(), StartupFault> {
+    let examined = timeout(STARTUP_MAX, async {
+        let mut connection = config
+            .options(Purpose::Command)?
+            .connect()
+            .await
+            .map_err(DbFault::from)?;
+        server(&mut connection, clock, difference_max).await?;
+        schema(&mut connection, &headquarters::MIGRATIONS).await?;
+        let (role, superuser) = who(&mut connection).await?;
+        if superuser {
+            return Err(StartupFault::Superuser(role));
+        }
+        connection.close().await.map_err(DbFault::from)?;
+        Ok(())
+    });
+    examined.await.unwrap_or_else(|_| {
+        let reason = format!("no answer within {} s", STARTUP_MAX.as_secs());
+        Err(DbFault::Unavailable(reason).into())
+    })
 }
 
 async fn server(
@@ -236,8 +266,8 @@ async fn last_record(
     }
 }
 
-async fn schema(connection: &mut PgConnection) -> Result<(), StartupFault> {
-    let needed = crate::db::migrate::schema_version();
+async fn schema(connection: &mut PgConnection, known: &Migrator) -> Result<(), StartupFault> {
+    let needed = newest(known);
     let applied =
         sqlx::query("SELECT version, success, checksum FROM _sqlx_migrations ORDER BY version")
             .fetch_all(connection)
@@ -259,29 +289,31 @@ async fn schema(connection: &mut PgConnection) -> Result<(), StartupFault> {
                 known: needed,
             });
         }
-        let ours = MIGRATIONS
+        let ours = known
             .iter()
-            .any(|known| known.version == version && *known.checksum == *checksum);
+            .any(|it| it.version == version && *it.checksum == *checksum);
         if !ours || !whole {
             return Err(StartupFault::SchemaForeign(version));
         }
         found = version;
     }
-    if rows.len() != MIGRATIONS.iter().count() {
+    if rows.len() != known.iter().count() {
         return Err(StartupFault::SchemaOld { found, needed });
     }
     Ok(())
 }
 
+/// The session's role, and whether it is a superuser.
+async fn who(connection: &mut PgConnection) -> Result<(String, bool), StartupFault> {
+    let who = sqlx::query_as(
+        "SELECT current_user::text, rolsuper FROM pg_roles WHERE rolname = current_user",
+    );
+    Ok(who.fetch_one(connection).await.map_err(DbFault::from)?)
+}
+
 async fn role(connection: &mut PgConnection) -> Result<(), StartupFault> {
-    let row = sqlx::query(
-        "SELECT current_user::text AS role, rolsuper FROM pg_roles WHERE rolname = current_user",
-    )
-    .fetch_one(&mut *connection)
-    .await
-    .map_err(DbFault::from)?;
-    let role: String = row.try_get("role").map_err(DbFault::from)?;
-    if row.try_get("rolsuper").map_err(DbFault::from)? {
+    let (role, superuser) = who(connection).await?;
+    if superuser {
         return Err(StartupFault::Superuser(role));
     }
     for table in FINAL_TABLES {

@@ -29,7 +29,12 @@ pub async fn migrate(config: &DbConfig) -> Result<(), DbFault> {
 /// The version a database has when this binary's migrations were run: `YYYYMMDDhhmmss`.
 #[must_use]
 pub fn schema_version() -> i64 {
-    MIGRATIONS
+    newest(&MIGRATIONS)
+}
+
+/// The newest of these migrations.
+pub(super) fn newest(migrations: &Migrator) -> i64 {
+    migrations
         .iter()
         .map(|migration| migration.version)
         .max()

@@ -417,7 +417,7 @@ impl Form {
 }
 
 impl<'a> CertificateBody<'a> {
-    fn new(it: &'a Exported, issuer: Option<&'a Issuer>) -> Self {
+    pub(in crate::http) fn new(it: &'a Exported, issuer: Option<&'a Issuer>) -> Self {
         Self {
             serial_number: it.serial_number.to_hex(),
             kind: it.kind.as_str(),

@@ -19,7 +19,7 @@ use actix_web::web::Data;
 use arc_swap::ArcSwap;
 use chrono::{DateTime, Utc};
 
-use crate::ca::Ca;
+use crate::ca::Clock;
 use crate::ca::Principal;
 use crate::ca::Role;
 use crate::http::limits::Limits;
@@ -134,9 +134,9 @@ fn identify(request: &HttpRequest) -> Result<Arc<Principal>, Problem> {
     let principals = request
         .app_data::<Data<Principals>>()
         .ok_or_else(|| internal("no table of principals"))?;
-    let ca = request
-        .app_data::<Data<Ca>>()
-        .ok_or_else(|| internal("no certification authority"))?;
+    let clock = request
+        .app_data::<Data<dyn Clock>>()
+        .ok_or_else(|| internal("no clock"))?;
     let Some(principal) = principals.find(&peer.spki_sha256) else {
         return Err(Problem::new(
             Slug::StationUnknown,
@@ -149,7 +149,7 @@ fn identify(request: &HttpRequest) -> Result<Arc<Principal>, Problem> {
             format!("`{}` is disabled", principal.name),
         ));
     }
-    let now = ca.clock.now();
+    let now = clock.now();
     if now > peer.not_after {
         return Err(Problem::new(
             Slug::StationDisabled,

@@ -61,7 +61,7 @@ struct PageBody<'a> {
         ("cn" = Option<String>, Query), ("device" = Option<String>, Query), ("device_serial" = Option<String>, Query),
         ("serial_number" = Option<String>, Query), ("fingerprint" = Option<String>, Query), ("spki" = Option<String>, Query),
         ("profile" = Option<String>, Query), ("issuer" = Option<String>, Query), ("station" = Option<String>, Query),
-        ("order" = Option<String>, Query), ("batch" = Option<String>, Query), ("status" = Option<String>, Query),
+        ("order" = Option<String>, Query), ("site" = Option<String>, Query, description = "site that made it; for head office, which has several"), ("batch" = Option<String>, Query), ("status" = Option<String>, Query),
         ("kind" = Option<String>, Query, description = "`device` if absent, `verification`, `station`, or `any` for the whole log"),
         ("issued_after" = Option<String>, Query, description = "RFC 3339, inclusive"),
         ("issued_before" = Option<String>, Query, description = "RFC 3339, exclusive"),
@@ -171,7 +171,7 @@ impl Form {
     }
 }
 
-fn next_page(query: &str, cursor: &str) -> String {
+pub(in crate::http) fn next_page(query: &str, cursor: &str) -> String {
     let rest = query
         .split('&')
         .filter(|pair| !pair.is_empty() && !pair.starts_with("cursor="));
@@ -244,6 +244,7 @@ impl SearchQuery {
                 "issuer" => filter.issuer = Some(value),
                 "station" => filter.station = Some(value),
                 "order" => filter.order = Some(value),
+                "site" => filter.site = Some(value),
                 "batch" => {
                     let id = Uuid::parse_str(&value).ok();
                     filter.batch = Some(id.ok_or_else(|| invalid(&name, "must be a batch's id"))?);
