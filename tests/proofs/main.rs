@@ -25,6 +25,7 @@ mod large;
 mod load;
 mod orders;
 mod pages;
+mod plants;
 mod quiet;
 mod replicas;
 mod revocations;
@@ -72,6 +73,10 @@ fn main() {
         Some("ledger-export") => large::export(),
         Some("pages-paint") => pages::paint(number(1, 9)),
         Some("pages-viewers") => pages::viewers(number(1, 5), number(2, 20)),
+        Some("plants") => plants::plants(
+            seconds(number(1, 600)),
+            number(2, 2).try_into().expect("a number"),
+        ),
         Some("orders") => orders::orders(number(1, 1_000), number(2, 10)),
         Some("replicas-rolling") => replicas::rolling(number(1, 5)),
         Some("replicas-scale") => replicas::scale(number(1, 3), number(2, 10)),
@@ -94,7 +99,7 @@ fn main() {
         Some("idle-connections") => idle::idle(number(1, 10_000)),
         _ => {
             eprintln!(
-                "usage: proofs batches-kills [DEVICES [KILLS]] | batches-line [PAIRS [SECONDS]] | batches-list [DEVICES] | batches-full-disk [DEVICES] | handshakes [SECONDS [PER_SECOND_MAX]] | flood [PAIRS [SECONDS [PER_SECOND]]] | idle-connections [COUNT] | kills [COUNT] | ledger-seed COUNT [MONTHS] | ledger-search [COUNT] | ledger-export | log-kills [COUNT] | log-latency [COUNT] | database-outage [SECONDS] | hsm-outage [AWAY_SECONDS FROZEN_SECONDS] | orders [QUANTITY KILLS] | pages-paint [TIMES] | pages-viewers [PAIRS [SECONDS]] | replicas-rolling [TIMES] | replicas-scale [ROUNDS [SECONDS]] | crl [ENTRIES SECONDS] | ocsp [SECONDS] | sizing [SECONDS] | sizing-measure FILE [SECONDS]"
+                "usage: proofs batches-kills [DEVICES [KILLS]] | batches-line [PAIRS [SECONDS]] | batches-list [DEVICES] | batches-full-disk [DEVICES] | handshakes [SECONDS [PER_SECOND_MAX]] | flood [PAIRS [SECONDS [PER_SECOND]]] | idle-connections [COUNT] | kills [COUNT] | ledger-seed COUNT [MONTHS] | ledger-search [COUNT] | ledger-export | log-kills [COUNT] | log-latency [COUNT] | database-outage [SECONDS] | hsm-outage [AWAY_SECONDS FROZEN_SECONDS] | orders [QUANTITY KILLS] | pages-paint [TIMES] | pages-viewers [PAIRS [SECONDS]] | plants [SECONDS [STATIONS]] | replicas-rolling [TIMES] | replicas-scale [ROUNDS [SECONDS]] | crl [ENTRIES SECONDS] | ocsp [SECONDS] | sizing [SECONDS] | sizing-measure FILE [SECONDS]"
             );
             std::process::exit(2);
         }
