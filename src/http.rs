@@ -245,7 +245,7 @@ pub fn operations(config: &mut ServiceConfig) {
         .default_service(web::to(not_found));
 }
 
-/// Head office's routes: it reads, and issues nothing.
+/// Head office's routes: it reads, and signs orders; it issues nothing.
 pub fn headquarters_api(config: &mut ServiceConfig) {
     config
         .service(readable("/v1/plants").route(web::get().to(headquarters::plants)))
@@ -259,6 +259,12 @@ pub fn headquarters_api(config: &mut ServiceConfig) {
         )
         .service(readable("/v1/orders").route(web::get().to(headquarters::orders)))
         .service(readable("/v1/orders/{name}").route(web::get().to(headquarters::order)))
+        .service(
+            web::resource("/v1/tickets")
+                .route(web::post().to(headquarters::sign_ticket))
+                .route(web::get().to(headquarters::tickets))
+                .default_service(web::to(|| ready(not_allowed("GET, POST")))),
+        )
         .service(readable("/problems/{slug}").route(web::get().to(documents::problem_page)))
         .service(readable("/manual/{page}").route(web::get().to(documents::manual_page)))
         .configure(runbook_routes)

@@ -8,6 +8,7 @@ pub const PAGES: &[(&str, &str)] = &[
     ("install", include_str!("manual/install.md")),
     ("issuance", include_str!("manual/issuance.md")),
     ("orders", include_str!("manual/orders.md")),
+    ("head-office", include_str!("manual/head-office.md")),
     ("transport", include_str!("manual/transport.md")),
     ("revocation", include_str!("manual/revocation.md")),
     ("jitp", include_str!("manual/jitp.md")),
@@ -130,6 +131,14 @@ pub const RUNBOOKS: &[(&str, &str)] = &[
         include_str!("../deploy/runbooks/partition-missing.md"),
     ),
     (
+        "plant-disagrees",
+        include_str!("../deploy/runbooks/plant-disagrees.md"),
+    ),
+    (
+        "plant-feed-late",
+        include_str!("../deploy/runbooks/plant-feed-late.md"),
+    ),
+    (
         "profile-ends",
         include_str!("../deploy/runbooks/profile-ends.md"),
     ),
@@ -167,6 +176,9 @@ pub mod issuance {}
 
 #[doc = include_str!("manual/orders.md")]
 pub mod orders {}
+
+#[doc = include_str!("manual/head-office.md")]
+pub mod head_office {}
 
 #[doc = include_str!("manual/batches.md")]
 pub mod batches {}

@@ -16,11 +16,15 @@ use crate::app::SystemClock;
 use crate::app::listener;
 use crate::ca::Archive;
 use crate::ca::Clock;
+use crate::ca::Signer;
 use crate::ca::headquarters::Headquarters;
+use crate::ca::headquarters::tickets::TicketDesk;
 use crate::config::headquarters::HeadquartersConfig;
+use crate::config::headquarters::TicketsSection;
 use crate::config::secret;
 use crate::db;
 use crate::db::headquarters::PgPlants;
+use crate::hsm;
 use crate::http;
 use crate::http::limits::Limits;
 use crate::http::middleware::Around;
@@ -28,10 +32,15 @@ use crate::http::middleware::Flights;
 use crate::http::principal::Principals;
 use crate::http::tls::Tls;
 use crate::jobs::headquarters::Checking;
+use crate::metrics::HsmMetrics;
 use crate::metrics::HttpMetrics;
 use crate::metrics::IssuanceMetrics;
 use crate::metrics::PlantMetrics;
 use crate::metrics::TlsMetrics;
+use crate::pki::jws::JwsKey;
+use crate::pki::key_policy::SignatureAlgorithm;
+use crate::pki::report;
+use crate::pki::report::ReportKey;
 
 /// How far the clocks of this machine and of the database may be apart at the start.
 const CLOCK_DIFFERENCE_MAX: TimeDelta = TimeDelta::seconds(5);
@@ -40,6 +49,8 @@ const REQUESTS: (u32, usize) = (50, 16);
 
 /// A running head office.
 pub struct Office {
+    hsm: Arc<hsm::Hsm>,
+    tls: Arc<Tls>,
     flights: Arc<Flights>,
     servers: Vec<ServerHandle>,
     /// Where the API listens.
@@ -76,8 +87,10 @@ impl Office {
             // Nothing is issued here, and nothing of it shown.
             issuance: Arc::new(IssuanceMetrics::new(&Registry::new())?),
         });
+        let hsm = hsm::Hsm::start(tokens(config)?, &Arc::new(HsmMetrics::new(&registry)?));
         let office = Data::new(Headquarters {
             book: Arc::new(plants.clone()),
+            tickets: ticket_desk(config, &hsm)?,
             clock: clock.clone(),
         });
         Checking {
@@ -109,11 +122,18 @@ impl Office {
             })?;
         tracing::info!(%api, %operations, version = env!("CARGO_PKG_VERSION"), "head office listens");
         Ok(Self {
+            hsm,
+            tls,
             flights,
             servers: vec![api_handle, operations_handle],
             api,
             operations,
         })
+    }
+
+    /// Looks at the TLS files at once; what else the configuration says is taken at the next start.
+    pub fn reload(&self) {
+        self.tls.reload(SystemClock.now());
     }
 
     /// Answers what is in flight, then stops.
@@ -126,5 +146,54 @@ impl Office {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         futures_util::future::join_all(self.servers.iter().map(|server| server.stop(true))).await;
+        let hsm = self.hsm;
+        // The HSM's threads are joined; that must not hold up the runtime.
+        tokio::task::spawn_blocking(move || hsm.shutdown())
+            .await
+            .ok();
     }
+}
+
+/// The tokens; the ticket key is what they sign reports with.
+fn tokens(config: &HeadquartersConfig) -> anyhow::Result<Vec<hsm::TokenConfig>> {
+    let mut tokens = Vec::new();
+    for section in &config.hsm {
+        let mut keys = Vec::new();
+        if let Some(tickets) = config.tickets.as_ref().filter(|it| it.hsm == section.name) {
+            keys.push(hsm::KeyConfig {
+                issuer: report::KEY_NAME.to_owned(),
+                label: tickets.key_label.clone(),
+                id: None,
+                spki_der: ticket_key(tickets)?.public_key.as_der().to_vec(),
+                algorithm: SignatureAlgorithm::EcdsaWithSha256,
+            });
+        }
+        let pin = secret(&section.pin_file)?;
+        tokens.push(app::token_config(section, pin, keys));
+    }
+    Ok(tokens)
+}
+
+fn ticket_key(tickets: &TicketsSection) -> anyhow::Result<ReportKey> {
+    let path = &tickets.public_key;
+    let pem = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let key = ReportKey::from_pem(&pem);
+    key.map_err(|why| anyhow::anyhow!("{}: {why}", path.display()))
+}
+
+fn ticket_desk(
+    config: &HeadquartersConfig,
+    hsm: &Arc<hsm::Hsm>,
+) -> anyhow::Result<Option<TicketDesk>> {
+    let Some(tickets) = &config.tickets else {
+        return Ok(None);
+    };
+    let pem = std::fs::read(&tickets.public_key)?;
+    let reader = JwsKey::from_pem(&tickets.kid, &pem);
+    Ok(Some(TicketDesk {
+        signer: Arc::clone(hsm) as Arc<dyn Signer>,
+        key: ticket_key(tickets)?,
+        reader: reader.map_err(anyhow::Error::msg)?,
+        iss: tickets.iss.clone(),
+    }))
 }

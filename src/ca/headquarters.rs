@@ -4,6 +4,7 @@
 //! agree with the plant's own log, and the log with the checkpoints that the plant signed.
 
 pub mod compare;
+pub mod tickets;
 
 use std::sync::Arc;
 
@@ -18,6 +19,8 @@ use crate::ca::Page;
 use crate::ca::PortFuture;
 use crate::ca::SearchFilter;
 use crate::ca::export::Exported;
+use crate::ca::headquarters::tickets::SignedTicket;
+use crate::ca::headquarters::tickets::TicketDesk;
 use crate::pki::serial::SerialNumber;
 
 /// A plant, as head office sees it. Counts are of one moment.
@@ -171,12 +174,28 @@ pub trait PlantBook: Send + Sync {
         after: Option<String>,
         limit: i64,
     ) -> PortFuture<'_, Result<Vec<OrderAtPlant>, LedgerFault>>;
+
+    /// Keeps a ticket, and answers with the one that is kept for this order and plant: this one, or an
+    /// earlier.
+    fn keep_ticket(
+        &self,
+        jti: String,
+        site: String,
+        order: String,
+        ticket: String,
+        by: String,
+    ) -> PortFuture<'_, Result<SignedTicket, LedgerFault>>;
+
+    /// Tickets that were signed, the newest first; at most `limit`.
+    fn tickets(&self, limit: i64) -> PortFuture<'_, Result<Vec<SignedTicket>, LedgerFault>>;
 }
 
 /// Head office and its neighbours.
 pub struct Headquarters {
     /// What it keeps.
     pub book: Arc<dyn PlantBook>,
+    /// What signs tickets; `None`: none are signed here.
+    pub tickets: Option<TicketDesk>,
     /// The time.
     pub clock: Arc<dyn Clock>,
 }

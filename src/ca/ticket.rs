@@ -8,9 +8,10 @@ use chrono::{DateTime, Utc};
 use crate::ca::order::OrderState;
 use crate::ca::order::WorkOrder;
 use crate::pki::jws::JwsKey;
+use crate::pki::report::TICKET_TYP;
 
 /// Header parameter `typ` of a ticket.
-pub const TYP: &str = "certfactory-order+jws";
+pub const TYP: &str = TICKET_TYP;
 
 /// Which tickets are honoured here.
 #[derive(Default)]

@@ -119,6 +119,7 @@ pub fn run(global: &Global) -> Outcome {
     }
     if answers {
         findings.push(replicas(&config)?);
+        findings.extend(site(&config)?);
         findings.push(backup(&config)?);
         findings.extend(standby(&config)?);
     }
@@ -173,6 +174,26 @@ fn tls(config: &Config) -> anyhow::Result<Finding> {
         "put new files in their place; they are taken into use without a restart",
         "/runbooks/server-certificate-expires",
     ))
+}
+
+/// Whether the database is of the configured site, and head office may have its rows.
+fn site(config: &Config) -> anyhow::Result<Option<Finding>> {
+    let section = &config.raw.site;
+    let Some(id) = &section.id else {
+        return Ok(None);
+    };
+    let settings = app::database_config(config)?;
+    let check = db::site::check(&settings, Some(id), section.published);
+    let result = match crate::cli::runtime()?.block_on(check)? {
+        Some(fault) => Err(fault.to_string()),
+        None if section.published => Ok(format!("head office may subscribe to `{id}`")),
+        None => Ok(format!("`{id}`, not published to a head office")),
+    };
+    let finding = Finding::new("site", result);
+    Ok(Some(finding.cured(
+        "what the line above says, as the database's owner",
+        "/manual/head-office",
+    )))
 }
 
 fn database(config: &Config) -> anyhow::Result<Finding> {

@@ -1,5 +1,5 @@
-//! `headquarters migrate|plant|person`: head office's database, its plants and its people, as a superuser of
-//! its cluster.
+//! `headquarters migrate|ticket-key|plant|person`: head office's database, its plants and its people, as a
+//! superuser of its cluster.
 
 use std::path::PathBuf;
 
@@ -17,6 +17,8 @@ use crate::ca::station::Rights;
 use crate::cli::Failure;
 use crate::cli::Global;
 use crate::cli::Outcome;
+use crate::cli::signing_key;
+use crate::cli::signing_key::Place;
 use crate::config::headquarters::HeadquartersConfig;
 use crate::config::secret;
 use crate::db;
@@ -32,6 +34,8 @@ use crate::pki::note::VerifierKey;
 pub enum HeadquartersCommand {
     /// Bring head office's database to the schema this version knows.
     Migrate,
+    /// Make the key that signs tickets in its token; write and print its public half.
+    TicketKey,
     /// The plants it subscribes to.
     #[command(subcommand)]
     Plant(PlantCommand),
@@ -128,6 +132,7 @@ pub fn run(global: &Global, command: &HeadquartersCommand) -> Outcome {
     let owner = app::owner_config(&config.database, url)?;
     let runtime = crate::cli::runtime()?;
     match command {
+        HeadquartersCommand::TicketKey => return make_ticket_key(global, &config),
         HeadquartersCommand::Migrate => {
             runtime
                 .block_on(subscribe::migrate(&owner))
@@ -163,6 +168,22 @@ pub fn run(global: &Global, command: &HeadquartersCommand) -> Outcome {
         }
     }
     Ok(())
+}
+
+fn make_ticket_key(global: &Global, config: &HeadquartersConfig) -> Outcome {
+    crate::cli::enter(&config.environment())?;
+    let Some(section) = &config.tickets else {
+        let missing = anyhow!("no [tickets] is configured");
+        return Err(Failure::new(Failure::NOT_FOUND, missing));
+    };
+    let place = Place {
+        section: "tickets",
+        hsm: &section.hsm,
+        key_label: &section.key_label,
+        public_key: &section.public_key,
+    };
+    signing_key::make_in(&config.hsm, &place)?;
+    signing_key::show(global, &place)
 }
 
 fn new_plant(arguments: &AddArguments) -> Result<NewPlant, Failure> {

@@ -50,17 +50,26 @@ pub fn run(global: &Global, arguments: &ServeArguments) -> Outcome {
 
 fn headquarters(global: &Global) -> Outcome {
     let config = HeadquartersConfig::read(&global.config)?;
+    crate::cli::enter(&config.environment())?;
     let (log, _level) = start_log(&config.log)?;
     privacy::keep_memory_private();
     crate::cli::runtime()?.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
         let office = Office::start(&config).await.map_err(start_failure)?;
         supervision::ready("serving");
         supervision::keep_alive(office.operations);
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hangup.recv() => {
+                    supervision::reloading();
+                    office.reload();
+                    supervision::ready("serving");
+                }
+            }
         }
         tracing::info!("stopping");
         supervision::stopping();

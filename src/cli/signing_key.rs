@@ -1,5 +1,5 @@
 //! A key that signs for the site and no certificate, made in its token: `order report-key`,
-//! `audit log-key`.
+//! `audit log-key`, `headquarters ticket-key`.
 
 use std::io::Write;
 use std::path::Path;
@@ -12,6 +12,7 @@ use crate::cli::Failure;
 use crate::cli::Global;
 use crate::cli::Outcome;
 use crate::config;
+use crate::config::HsmSection;
 use crate::config::RawConfig;
 use crate::hsm::ceremony::KeyCeremony;
 use crate::pki::key_policy::KeyAlgorithm;
@@ -42,6 +43,11 @@ pub(super) fn run(
         return Err(Failure::new(Failure::NOT_FOUND, missing));
     };
     make(&raw, &place)?;
+    show(global, &place)
+}
+
+/// Prints its public half.
+pub(super) fn show(global: &Global, place: &Place<'_>) -> Outcome {
     let public_key = std::fs::read_to_string(place.public_key)?;
     if global.json {
         return crate::cli::print_json(&json!({ "public_key": public_key }));
@@ -53,9 +59,13 @@ pub(super) fn run(
 /// Makes the key, P-256, and writes its public half. Never over a file that is there; the token
 /// refuses a second key of the label.
 pub fn make(raw: &RawConfig, place: &Place<'_>) -> anyhow::Result<()> {
+    make_in(&raw.hsm, place)
+}
+
+/// The same, in one of these tokens.
+pub(super) fn make_in(tokens: &[HsmSection], place: &Place<'_>) -> anyhow::Result<()> {
     let named = || format!("{}: {}", place.section, place.public_key.display());
-    let token = raw
-        .hsm
+    let token = tokens
         .iter()
         .find(|hsm| hsm.name == place.hsm)
         .with_context(|| format!("no [[hsm]] is named `{}`", place.hsm))?;

@@ -24,6 +24,7 @@ use crate::ca::headquarters::PlantBook;
 use crate::ca::headquarters::PlantState;
 use crate::ca::headquarters::Story;
 use crate::ca::headquarters::StoryEntry;
+use crate::ca::headquarters::tickets::SignedTicket;
 use crate::db::archive::Form;
 use crate::db::archive::PgArchive;
 use crate::db::config::DbConfig;
@@ -104,6 +105,16 @@ const ORDERS: &str = "SELECT w.site, w.name, w.profile, w.quantity, w.reserved -
     FROM work_order w
     WHERE ($1::text IS NULL OR w.name = $1) AND ($2::text IS NULL OR w.name > $2)
     ORDER BY w.name, w.site LIMIT $3";
+
+const KEEP_TICKET: &str = "INSERT INTO signed_ticket (jti, site, work_order, ticket, signed_by)
+    VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING";
+
+const TICKET: &str = "SELECT jti, site, work_order, ticket, signed_by, signed_at FROM signed_ticket
+    WHERE site = $1 AND work_order = $2";
+
+const TICKETS: &str =
+    "SELECT jti, site, work_order, ticket, signed_by, signed_at FROM signed_ticket
+    ORDER BY signed_at DESC, jti LIMIT $1";
 
 /// Head office's database.
 #[derive(Clone)]
@@ -200,6 +211,36 @@ impl PlantBook for PgPlants {
             })
         })
     }
+
+    fn keep_ticket(
+        &self,
+        jti: String,
+        site: String,
+        order: String,
+        signed: String,
+        by: String,
+    ) -> PortFuture<'_, Result<SignedTicket, LedgerFault>> {
+        self.keeper.ask(move |connection| {
+            let keep = sqlx::query(KEEP_TICKET).bind(jti.clone());
+            let keep = keep.bind(site.clone()).bind(order.clone());
+            let keep = keep.bind(signed.clone()).bind(by.clone());
+            let kept = sqlx::query(TICKET).bind(site.clone()).bind(order.clone());
+            Box::pin(async move {
+                keep.execute(&mut *connection).await?;
+                ticket(&kept.fetch_one(connection).await?)
+            })
+        })
+    }
+
+    fn tickets(&self, limit: i64) -> PortFuture<'_, Result<Vec<SignedTicket>, LedgerFault>> {
+        self.archive.ask(move |connection| {
+            let query = sqlx::query(TICKETS).bind(limit);
+            Box::pin(async move {
+                let rows = query.fetch_all(connection).await?;
+                rows.iter().map(ticket).collect()
+            })
+        })
+    }
 }
 
 async fn story(connection: &mut PgConnection, placed: Placed) -> Result<Story, sqlx::Error> {
@@ -287,5 +328,16 @@ fn order(row: &PgRow) -> Result<OrderAtPlant, sqlx::Error> {
         scrapped: row.try_get("scrapped")?,
         closed: row.try_get("closed")?,
         ticket: row.try_get("ticket")?,
+    })
+}
+
+fn ticket(row: &PgRow) -> Result<SignedTicket, sqlx::Error> {
+    Ok(SignedTicket {
+        jti: row.try_get("jti")?,
+        site: row.try_get("site")?,
+        order: row.try_get("work_order")?,
+        ticket: row.try_get("ticket")?,
+        signed_by: row.try_get("signed_by")?,
+        signed_at: row.try_get("signed_at")?,
     })
 }

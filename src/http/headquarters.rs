@@ -1,4 +1,5 @@
-//! Head office's addresses: plants and what was found of them, certificates of all plants, orders.
+//! Head office's addresses: plants and what was found of them, certificates of all plants, orders and the
+//! tickets that bring them.
 
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use actix_web::web::Data;
 use actix_web::web::Path;
 use chrono::DateTime;
 use chrono::Utc;
+use serde::Deserialize;
 use serde::Serialize;
 use serde_json::json;
 
@@ -19,14 +21,20 @@ use crate::ca::headquarters::OrderAtPlant;
 use crate::ca::headquarters::PlantState;
 use crate::ca::headquarters::Story;
 use crate::ca::headquarters::StoryEntry;
+use crate::ca::headquarters::tickets::TicketFault;
+use crate::ca::headquarters::tickets::TicketWish;
+use crate::http::body;
 use crate::http::certificates;
 use crate::http::certificates::CertificateBody;
 use crate::http::certificates::search;
 use crate::http::certificates::search::SearchQuery;
 use crate::http::middleware::Flights;
+use crate::http::orders;
+use crate::http::orders::NewOrderBody;
 use crate::http::principal::Authenticated;
 use crate::http::problem::Problem;
 use crate::http::problem::Slug;
+use crate::http::problem::internal;
 use crate::pki::serial::SerialNumber;
 
 /// Who may read: everybody whom head office knows.
@@ -37,6 +45,8 @@ const FINDINGS_WITH_PLANTS: i64 = 100;
 const FINDINGS_MAX: i64 = 1_000;
 /// Rows of orders on a page: one a plant.
 const ORDERS_MAX: i64 = 1_000;
+/// Tickets that are listed.
+const TICKETS_MAX: i64 = 1_000;
 
 /// All plants.
 #[derive(Serialize)]
@@ -253,6 +263,74 @@ pub async fn order(
         ));
     }
     Ok(HttpResponse::Ok().json(OrderTotal::of(&rows)))
+}
+
+/// A wish for a ticket.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WishBody {
+    /// The plant it is for.
+    site: String,
+    /// RFC 3339; from when it may be used.
+    not_before: Option<DateTime<Utc>>,
+    /// RFC 3339; from when it may no longer be used.
+    expires_at: DateTime<Utc>,
+    /// The order, as `POST /v1/orders` of a plant takes it.
+    order: serde_json::Value,
+}
+
+/// `POST /v1/tickets`: an order for one plant, signed in the HSM. The same again is answered with 200.
+pub async fn sign_ticket(
+    request: HttpRequest,
+    who: Authenticated,
+    office: Data<Headquarters>,
+) -> Result<HttpResponse, Problem> {
+    certificates::note(&request, &who.0, "");
+    let planner = who.require(&[Role::Operator])?;
+    let wish: WishBody = body::json(&request)?;
+    // Whether the plant has the profile, it says when it gets the ticket.
+    let checked: NewOrderBody = body::parse(wish.order.to_string().as_bytes())?;
+    let name = orders::checked(checked)?.name;
+    let wish = TicketWish {
+        site: wish.site,
+        name,
+        order: wish.order,
+        not_before: wish.not_before,
+        expires_at: wish.expires_at,
+        by: planner.name.clone(),
+    };
+    let (ticket, is_new) = office.sign_ticket(wish).await?;
+    let mut response = if is_new {
+        HttpResponse::Created()
+    } else {
+        HttpResponse::Ok()
+    };
+    Ok(response.json(ticket))
+}
+
+/// `GET /v1/tickets`: what was signed, the newest first.
+pub async fn tickets(
+    request: HttpRequest,
+    who: Authenticated,
+    office: Data<Headquarters>,
+) -> Result<HttpResponse, Problem> {
+    reader(&request, who)?;
+    let tickets = office.book.tickets(TICKETS_MAX).await?;
+    Ok(HttpResponse::Ok().json(json!({ "items": tickets })))
+}
+
+impl From<TicketFault> for Problem {
+    fn from(fault: TicketFault) -> Self {
+        let detail = fault.to_string();
+        match fault {
+            TicketFault::NoKey | TicketFault::UnknownPlant => Self::new(Slug::NotFound, detail),
+            TicketFault::Differs => Self::new(Slug::TicketWidened, detail),
+            TicketFault::Expired => Self::new(Slug::InvalidField, detail),
+            TicketFault::Signer(fault) => fault.into(),
+            TicketFault::Ledger(fault) => fault.into(),
+            TicketFault::Internal(detail) => internal(detail),
+        }
+    }
 }
 
 /// `/readyz`: whether it answers. A plant that is late is a warning: head office answers for the others.

@@ -49,7 +49,7 @@ const LIMIT_MAX: i64 = 1_000;
 /// Body of a request for a work order.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct NewOrderBody {
+pub(super) struct NewOrderBody {
     /// Unique name: 1 to 64 printable ASCII characters but `/ ? # %`.
     name: String,
     /// The one profile it is for.
@@ -353,14 +353,19 @@ fn range(
     }
 }
 
-/// An order that can be kept, or everything that is wrong with it.
+/// An order that can be kept here, or everything that is wrong with it.
 fn accepted(body: NewOrderBody, ca: &Ca) -> Result<WorkOrder, Problem> {
-    let profile = ca.profiles.get(&body.profile).ok_or_else(|| {
-        Problem::new(
+    if ca.profiles.get(&body.profile).is_none() {
+        return Err(Problem::new(
             Slug::UnknownProfile,
             "there is no profile of this name; /v1/profiles lists them",
-        )
-    })?;
+        ));
+    }
+    checked(body)
+}
+
+/// An order of a profile that may be somewhere else, or everything that is wrong with it.
+pub(super) fn checked(body: NewOrderBody) -> Result<WorkOrder, Problem> {
     let mut violations = Vec::new();
     let mut wrong = |rule, detail: String| {
         violations.push(Violation {
@@ -431,7 +436,7 @@ fn accepted(body: NewOrderBody, ca: &Ca) -> Result<WorkOrder, Problem> {
     }
     Ok(WorkOrder {
         name: body.name,
-        profile: profile.name.clone(),
+        profile: body.profile,
         quantity: body.quantity,
         scrap_allowance: body.scrap_allowance,
         reworks_max: body.reworks_max,

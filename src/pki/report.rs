@@ -22,6 +22,9 @@ pub const TYP: &str = "certfactory-report+jws";
 /// Header parameter `typ` of the seal of a package's manifest.
 pub const MANIFEST_SEAL_TYP: &str = "certfactory-batch+jws";
 
+/// The same of a ticket, by which head office orders.
+pub const TICKET_TYP: &str = "certfactory-order+jws";
+
 /// What the report key is called where issuers have their names.
 pub const KEY_NAME: &str = "report";
 
@@ -129,8 +132,8 @@ pub struct ManifestSeal {
     pub created_at: DateTime<Utc>,
 }
 
-/// A report or a seal that is about to be signed. Only [`Self::build`] and
-/// [`Self::build_manifest_seal`] make one.
+/// A report, a seal or a ticket that is about to be signed. Only [`Self::build`],
+/// [`Self::build_manifest_seal`] and [`Self::build_ticket`] make one.
 pub struct ReportToBeSigned(String);
 
 #[derive(Serialize)]
@@ -149,6 +152,11 @@ impl ReportToBeSigned {
     /// The same for the seal of a package's manifest.
     pub fn build_manifest_seal(seal: &ManifestSeal, kid: &str) -> Result<Self, serde_json::Error> {
         Self::of(MANIFEST_SEAL_TYP, seal, kid)
+    }
+
+    /// The same for a ticket of head office: its claims, and the name that plants know the key by.
+    pub fn build_ticket(claims: &impl Serialize, kid: &str) -> Result<Self, serde_json::Error> {
+        Self::of(TICKET_TYP, claims, kid)
     }
 
     fn of(

@@ -27,5 +27,6 @@ mod orders;
 mod partition;
 mod replicas;
 mod schema;
+mod site;
 mod standby;
 mod startup;

@@ -138,8 +138,54 @@ fn head_office_has_what_its_plants_made_and_names_what_was_changed_by_hand() {
     );
     assert_eq!(columns, "");
 
+    ordered_by_ticket(&office, &hamburg, &wroclaw);
     cut_and_caught_up(&office, &hamburg, &lines[0]);
     changed_by_hand(&office, &hamburg, &wroclaw, &from_hamburg, &from_wroclaw);
+}
+
+/// Head office signs an order for one plant, once; the plant takes it, and head office sees that it did.
+fn ordered_by_ticket(office: &HeadOffice, hamburg: &Plant, wroclaw: &Plant) {
+    let ask = |who: &str, quantity: u32| {
+        let expires_at = (chrono::Utc::now() + chrono::TimeDelta::hours(1)).to_rfc3339();
+        let wish = json!({
+            "site": "hamburg", "expires_at": expires_at,
+            "order": { "name": "WO-2", "profile": "lightbulb", "quantity": quantity },
+        });
+        let headers = [("Content-Type", "application/json")];
+        let body = wish.to_string();
+        let client = office.client(who);
+        client.send("POST", "/v1/tickets", &headers, Some(body.as_bytes()))
+    };
+    assert_eq!(ask("auditor", 3).slug(), "forbidden");
+    let signed = ask("planner", 3);
+    assert_eq!(signed.status, 201, "{signed:?}");
+    let again = ask("planner", 3);
+    assert_eq!((again.status, again.json()), (200, signed.json()));
+    assert_eq!(ask("planner", 4).slug(), "ticket-widened");
+
+    let signed = signed.json();
+    let ticket = signed["ticket"].as_str().unwrap();
+    let redeem = |plant: &Plant| {
+        let headers = [("Content-Type", "application/jose")];
+        let operator = plant.own.world.client("operator");
+        let body = Some(ticket.as_bytes());
+        operator.send("POST", "/v1/orders/tickets", &headers, body)
+    };
+    assert_eq!(redeem(wroclaw).slug(), "ticket-audience");
+    let redeemed = redeem(hamburg);
+    assert_eq!(redeemed.status, 201, "{redeemed:?}");
+    certificate(hamburg, Some("WO-2"));
+    let start = Instant::now();
+    loop {
+        let order = office.client("auditor").get("/v1/orders/WO-2");
+        if order.status == 200 && order.json()["reserved"] == 1 {
+            let order = order.json();
+            assert_eq!(order["plants"][0]["ticket"], signed["jti"], "{order}");
+            return;
+        }
+        assert!(start.elapsed() < seconds(5), "{order:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// A plant without its line to the world goes on issuing, is late, and catches up.
@@ -156,8 +202,18 @@ fn cut_and_caught_up(office: &HeadOffice, plant: &Plant, line: &support::plants:
         assert!(after < seconds(2), "found after {after:?}");
     }
     let metrics = office.operations().get("/metrics").text();
-    let line = format!("certfactory_plant_feed_up{{plant=\"{}\"}} 1", plant.site);
-    assert!(metrics.contains(&line), "{metrics}");
+    for metric in [
+        "feed_up",
+        "findings_open",
+        "feed_late_after_seconds",
+        "feed_lag_seconds",
+        "certificates",
+        "log_entries",
+        "witnessed_entries",
+    ] {
+        let line = format!("certfactory_plant_{metric}{{plant=\"{}\"}} ", plant.site);
+        assert!(metrics.contains(&line), "no {line} in {metrics}");
+    }
 }
 
 fn changed_by_hand(

@@ -35,6 +35,12 @@ impl Plant {
             config["site"]["id"] = site.into();
             let published = config["site"].as_table_mut().unwrap();
             published.insert("published".into(), true.into());
+            let keys = config["ticket_key"].as_array_mut().unwrap();
+            let mut key = toml::Table::new();
+            key.insert("kid".into(), "office".into());
+            let pem = office.path("ticket.pem").display().to_string();
+            key.insert("public_key".into(), pem.into());
+            keys.push(key.into());
             config["audit"]["origin"] = format!("{site}.example/certfactory").into();
         });
         own.start_postgres();
@@ -184,6 +190,7 @@ impl HeadOffice {
         };
         office.make_database();
         office.make_files();
+        office.command(&["headquarters", "ticket-key"]);
         office.command(&["headquarters", "migrate"]);
         office.sql("CREATE ROLE service LOGIN IN ROLE certfactory_headquarters");
         for (name, role) in [("auditor", "auditor"), ("planner", "operator")] {
@@ -265,12 +272,47 @@ impl HeadOffice {
             .to_string()
             .replace('/', "%2F");
         let listen = |url: &str| url.rsplit('/').next().unwrap().to_owned();
+        let softhsm = self.path("softhsm2.conf");
+        let tokens = self.path("tokens");
+        std::fs::create_dir(&tokens).unwrap();
+        let conf = format!(
+            "directories.tokendir = {}\nobjectstore.backend = file\n",
+            tokens.display()
+        );
+        std::fs::write(&softhsm, conf).unwrap();
+        Command::new("softhsm2-util")
+            .args([
+                "--init-token",
+                "--free",
+                "--label",
+                "office",
+                "--pin",
+                "123456",
+                "--so-pin",
+                "123456",
+            ])
+            .env("SOFTHSM2_CONF", &softhsm)
+            .output()
+            .map(succeeded)
+            .unwrap();
+        std::fs::write(self.path("pin"), "123456").unwrap();
+        let module = [
+            "/usr/lib/softhsm/libsofthsm2.so",
+            "/usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so",
+        ]
+        .into_iter()
+        .find(|it| Path::new(it).exists())
+        .unwrap();
+        let signing = format!(
+            "\n[[hsm]]\nname = \"softhsm\"\nmodule = \"{module}\"\ntoken_label = \"office\"\npin_file = \"pin\"\n\n[hsm.environment]\nSOFTHSM2_CONF = \"{}\"\n\n[tickets]\nhsm = \"softhsm\"\nkey_label = \"tickets\"\npublic_key = \"ticket.pem\"\nkid = \"office\"\niss = \"head office\"\n",
+            softhsm.display()
+        );
         let config = format!(
             "[http]\nlisten = \"{}\"\ncertificate = \"server.pem\"\nprivate_key = \"server.key\"\nclient_ca = \"ca.pem\"\n\n[operations]\nlisten = \"{}\"\n\n[database]\nurl = \"postgres://service@{socket}/headquarters\"\nowner_url = \"postgres://postgres@{socket}/headquarters\"\n",
             listen(&self.url),
             listen(&self.operations),
         );
-        std::fs::write(self.path("config.toml"), config).unwrap();
+        std::fs::write(self.path("config.toml"), config + &signing).unwrap();
     }
 
     fn program(&self, arguments: &[&str]) -> Command {

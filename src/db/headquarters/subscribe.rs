@@ -89,6 +89,27 @@ pub async fn add(config: &DbConfig, plant: &NewPlant) -> Result<(), PlantFault> 
     let mut here = connect(config).await?;
     examine(&mut here, plant).await?;
     let mut transaction = here.begin().await.map_err(DbFault::from)?;
+    // By another key the log is looked at from its beginning.
+    sqlx::query(
+        "UPDATE plant_progress g
+         SET tree_size = 0, tree_peaks = '', checkpoint_size = 0, checkpoint_at = NULL, disagrees = false
+         FROM plant p WHERE p.site = $1 AND g.site = $1 AND p.log_key IS DISTINCT FROM $2",
+    )
+    .bind(&plant.site)
+    .bind(&plant.log_key)
+    .execute(&mut *transaction)
+    .await
+    .map_err(DbFault::from)?;
+    sqlx::query(
+        "UPDATE finding f SET ended_at = clock_timestamp()
+         FROM plant p WHERE p.site = $1 AND f.site = $1 AND f.table_name = 'checkpoint' AND f.ended_at IS NULL
+           AND p.log_key IS DISTINCT FROM $2",
+    )
+    .bind(&plant.site)
+    .bind(&plant.log_key)
+    .execute(&mut *transaction)
+    .await
+    .map_err(DbFault::from)?;
     sqlx::query(
         "INSERT INTO plant (site, log_key, late_after_seconds) VALUES ($1, $2, $3)
          ON CONFLICT (site) DO UPDATE
