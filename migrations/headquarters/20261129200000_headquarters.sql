@@ -175,18 +175,6 @@ CREATE TABLE heartbeat (
 ) PARTITION BY LIST (site);
 COMMENT ON TABLE heartbeat IS 'When each plant''s service last said that it runs, by its database''s time.';
 
-DO $$
-DECLARE
-    of_plant record;
-BEGIN
-    FOR of_plant IN
-        SELECT a.attrelid::regclass AS published, a.attname FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
-        WHERE c.relkind = 'p' AND a.attnum > 0 AND NOT a.attisdropped AND col_description(a.attrelid, a.attnum) IS NULL LOOP
-        EXECUTE format('COMMENT ON COLUMN %s.%I IS %L', of_plant.published, of_plant.attname, 'As at the plant.');
-    END LOOP;
-END
-$$;
-
 -- What searches ask at a plant.
 CREATE VIEW claim AS
     SELECT i.intent_id, i.serial_number, i.spki_sha256, i.slot, i.device, i.supersedes, i.site,
@@ -210,6 +198,18 @@ COMMENT ON TABLE  late_outcome             IS 'Certificates that were recorded m
 COMMENT ON COLUMN late_outcome.intent_id   IS 'The certificate.';
 COMMENT ON COLUMN late_outcome.site        IS 'The plant.';
 COMMENT ON COLUMN late_outcome.recorded_at IS 'As in outcome.';
+
+DO $$
+DECLARE
+    of_plant record;
+BEGIN
+    FOR of_plant IN
+        SELECT a.attrelid::regclass AS published, a.attname FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+        WHERE c.relkind IN ('p', 'v') AND a.attnum > 0 AND NOT a.attisdropped AND col_description(a.attrelid, a.attnum) IS NULL LOOP
+        EXECUTE format('COMMENT ON COLUMN %s.%I IS %L', of_plant.published, of_plant.attname, 'As at the plant.');
+    END LOOP;
+END
+$$;
 
 ------------------------------------------------------------------------------------------------
 -- What comes, and comes again.
