@@ -14,6 +14,7 @@ use prometheus::Registry;
 use crate::app;
 use crate::app::SystemClock;
 use crate::app::listener;
+use crate::app::sockets::Sockets;
 use crate::ca::Archive;
 use crate::ca::Clock;
 use crate::ca::Signer;
@@ -53,8 +54,6 @@ pub struct Office {
     tls: Arc<Tls>,
     flights: Arc<Flights>,
     servers: Vec<ServerHandle>,
-    /// Where the API listens.
-    pub api: SocketAddr,
     /// Where operations listens.
     pub operations: SocketAddr,
 }
@@ -112,7 +111,9 @@ impl Office {
                 .app_data(about.clone())
                 .configure(http::headquarters_api);
         };
-        let (api, api_handle) = listener::serve(&config.http, around, &tls, routes)?;
+        let mut sockets = Sockets::handed_over()?;
+        let api = listener::serve(&config.http, around, &tls, routes, &mut sockets)?;
+        sockets.all_taken()?;
         let listen = config.operations.listen;
         let (operations, operations_handle) =
             app::serve_operations(listen, registry, &flights, move |service| {
@@ -120,13 +121,12 @@ impl Office {
                     .app_data(office.clone())
                     .configure(http::headquarters_operations);
             })?;
-        tracing::info!(%api, %operations, version = env!("CARGO_PKG_VERSION"), "head office listens");
+        tracing::info!(role = "headquarters", %operations, version = env!("CARGO_PKG_VERSION"), "listening");
         Ok(Self {
             hsm,
             tls,
             flights,
-            servers: vec![api_handle, operations_handle],
-            api,
+            servers: vec![api, operations_handle],
             operations,
         })
     }
@@ -140,7 +140,7 @@ impl Office {
     pub async fn stop(self) {
         self.flights.drain();
         let start = Instant::now();
-        while start.elapsed() < app::DRAIN_MIN
+        while start.elapsed() < app::LEAVE_MIN
             || (self.flights.in_flight() > 0 && start.elapsed() < app::DRAIN_MAX)
         {
             tokio::time::sleep(Duration::from_millis(20)).await;

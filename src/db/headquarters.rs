@@ -27,6 +27,7 @@ use crate::ca::headquarters::StoryEntry;
 use crate::ca::headquarters::tickets::SignedTicket;
 use crate::db::archive::Form;
 use crate::db::archive::PgArchive;
+use crate::db::archive::paging;
 use crate::db::config::DbConfig;
 use crate::db::config::Purpose;
 use crate::db::error::DbFault;
@@ -169,7 +170,7 @@ impl PlantBook for PgPlants {
         limit: i64,
         cursor: Option<Uuid>,
     ) -> PortFuture<'_, Result<Page<Placed>, LedgerFault>> {
-        Box::pin(self.archive.page(&PLACED, filter, limit, cursor))
+        Box::pin(self.archive.read(paging(&PLACED, filter, limit, cursor)))
     }
 
     fn stories(
