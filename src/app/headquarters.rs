@@ -138,11 +138,11 @@ impl Office {
 
     /// Answers what is in flight, then stops.
     pub async fn stop(self) {
-        self.flights.drain();
+        self.flights.leave();
+        tokio::time::sleep(app::LEAVE_MIN).await;
+        self.flights.refuse();
         let start = Instant::now();
-        while start.elapsed() < app::LEAVE_MIN
-            || (self.flights.in_flight() > 0 && start.elapsed() < app::DRAIN_MAX)
-        {
+        while self.flights.in_flight() > 0 && start.elapsed() < app::DRAIN_MAX {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         futures_util::future::join_all(self.servers.iter().map(|server| server.stop(true))).await;

@@ -254,11 +254,11 @@ async fn story(connection: &mut PgConnection, placed: Placed) -> Result<Story, s
         .await?;
     let entries: Result<Vec<StoryEntry>, sqlx::Error> = rows.iter().map(entry).collect();
     let entries = entries?;
-    let places: Vec<String> = entries.iter().map(|it| it.log_index.to_string()).collect();
+    let entry_keys: Vec<String> = entries.iter().map(|it| it.log_index.to_string()).collect();
     let findings = sqlx::query(FINDINGS_ABOUT)
         .bind(&placed.site)
         .bind(certificate.id.to_string())
-        .bind(places)
+        .bind(entry_keys)
         .fetch_all(connection)
         .await?;
     let findings: Result<Vec<Finding>, sqlx::Error> = findings.iter().map(finding).collect();

@@ -83,12 +83,12 @@ async fn examine(
     if !published {
         return Ok(None);
     }
-    let (publishes, wal_level): (bool, String) = sqlx::query_as(
+    let (has_publication, wal_level): (bool, String) = sqlx::query_as(
         "SELECT EXISTS (SELECT FROM pg_publication WHERE pubname = 'certfactory'), current_setting('wal_level')",
     )
     .fetch_one(connection)
     .await?;
-    Ok(if !publishes {
+    Ok(if !has_publication {
         Some(SiteFault::NotPublished)
     } else if wal_level != "logical" {
         Some(SiteFault::WalLevel(wal_level))

@@ -336,7 +336,7 @@ impl From<TicketFault> for Problem {
 /// `/readyz`: whether it answers. A plant that is late is a warning: head office answers for the others.
 pub async fn readyz(office: Data<Headquarters>, flights: Data<Arc<Flights>>) -> HttpResponse {
     let mut reasons = Vec::new();
-    if flights.draining() {
+    if flights.leaving() {
         reasons.push(json!({ "component": "service", "reason": "shutting down" }));
     }
     let mut warnings = Vec::new();

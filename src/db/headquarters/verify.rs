@@ -169,8 +169,8 @@ async fn round(
         && !begin.try_get::<bool, _>("disagrees")?
     {
         let key = VerifierKey::from_vkey(&log_key).map_err(|fault| unreadable(&fault))?;
-        let size = unsigned(begin.try_get("tree_size")?)?;
-        let edge = edge(size, begin.try_get("tree_peaks")?)?;
+        let tree_size = unsigned(begin.try_get("tree_size")?)?;
+        let edge = edge(tree_size, begin.try_get("tree_peaks")?)?;
         witness(connection, site, &key, edge, &mut round).await?;
     }
     transaction.commit().await?;
@@ -340,16 +340,16 @@ async fn witness(
         let Some(row) = row else {
             break;
         };
-        let size = unsigned(row.try_get("size")?)?;
-        if let Err(why) = signed_by(key, row.try_get("note")?, size) {
-            disagrees = Some((size, why));
+        let covered = unsigned(row.try_get("size")?)?;
+        if let Err(why) = signed_by(key, row.try_get("note")?, covered) {
+            disagrees = Some((covered, why));
             break;
         }
-        if !grow(connection, site, &mut edge, size, begun + ENTRIES).await? {
+        if !grow(connection, site, &mut edge, covered, begun + ENTRIES).await? {
             let next = edge.size();
             if next < begun + ENTRIES {
-                let why = format!("its entry {next} is not here, and a checkpoint of {size} is");
-                disagrees = Some((size, why));
+                let why = format!("its entry {next} is not here, and a checkpoint of {covered} is");
+                disagrees = Some((covered, why));
             }
             round.more = true;
             break;
@@ -359,16 +359,16 @@ async fn witness(
         let note = checkpoint(row.try_get("note")?);
         if note.map(|note| note.root) != Some(root) || told != root {
             let why = format!("the entries here have the root {}", hex(&root));
-            disagrees = Some((size, why));
+            disagrees = Some((covered, why));
             break;
         }
-        last = Some((signed(size)?, row.try_get("created_at")?));
+        last = Some((signed(covered)?, row.try_get("created_at")?));
     }
     if edge.size() == begun && disagrees.is_none() {
         return Ok(());
     }
-    if let Some((size, why)) = &disagrees {
-        let key = size.to_string();
+    if let Some((covered, why)) = &disagrees {
+        let key = covered.to_string();
         found(connection, site, "checkpoint", &key, &[why.clone()], round).await?;
     }
     let last: Option<(i64, chrono::DateTime<chrono::Utc>)> = last;
@@ -376,33 +376,33 @@ async fn witness(
         .bind(site)
         .bind(signed(edge.size())?)
         .bind(edge.peaks().concat())
-        .bind(last.map(|(size, _)| size))
+        .bind(last.map(|(covered, _)| covered))
         .bind(last.map(|(_, at)| at))
         .bind(disagrees.is_some())
         .execute(&mut *connection)
         .await?;
-    if let Some((size, _)) = last {
+    if let Some((covered, _)) = last {
         sqlx::query(FORGET)
             .bind(site)
-            .bind(size)
+            .bind(covered)
             .execute(connection)
             .await?;
     }
     Ok(())
 }
 
-/// Adds entries until there are `size`, or `most`. `false`: that many are not to be had.
+/// Adds entries until there are `wanted`, or `most`. `false`: that many are not to be had.
 async fn grow(
     connection: &mut PgConnection,
     site: &str,
     edge: &mut RightEdge,
-    size: u64,
+    wanted: u64,
     most: u64,
 ) -> Result<bool, sqlx::Error> {
     let rows = sqlx::query(LEAVES)
         .bind(site)
         .bind(signed(edge.size())?)
-        .bind(signed(size.min(most))?)
+        .bind(signed(wanted.min(most))?)
         .fetch_all(connection)
         .await?;
     for row in &rows {
@@ -411,7 +411,7 @@ async fn grow(
         }
         edge.push(leaf_hash(row.try_get("leaf")?));
     }
-    Ok(edge.size() == size)
+    Ok(edge.size() == wanted)
 }
 
 fn checkpoint(note: &str) -> Option<Checkpoint> {
