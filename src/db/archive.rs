@@ -492,8 +492,12 @@ impl Reader {
             }
             Err(error) => return Err(Failure::from(&error)),
         };
-        if let Some(gate) = &self.gate {
-            gate.pass(borrowed.get()?).await?;
+        if let Some(gate) = &self.gate
+            && let Err(unfit) = gate.pass(borrowed.get()?).await?
+        {
+            // There is nothing wrong with the connection.
+            borrowed.release();
+            return Err(unfit);
         }
         Ok(borrowed)
     }

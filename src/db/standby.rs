@@ -308,8 +308,12 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    /// Asks that server. Fails when it is not fit.
-    pub(super) async fn pass(&self, connection: &mut PgConnection) -> Result<(), Failure> {
+    /// Asks that server, and keeps what it says. The outer failure is the connection's; the inner one says
+    /// that the server is not fit.
+    pub(super) async fn pass(
+        &self,
+        connection: &mut PgConnection,
+    ) -> Result<Result<(), Failure>, Failure> {
         let found = self.standby.judge(connection, self.since).await;
         let found = found.map_err(|e| Failure::from(&e))?;
         let passed = match &found {
@@ -318,7 +322,7 @@ impl Gate {
         };
         // Nobody asks twice through one gate.
         self.seen.set(found).ok();
-        passed
+        Ok(passed)
     }
 }
 

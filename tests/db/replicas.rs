@@ -21,7 +21,7 @@ use crate::postgres::Database;
 use crate::postgres::Postgres;
 
 async fn claim(
-    database: &Database,
+    database: &Database<'_>,
     part: Part,
     wanted: Option<u8>,
 ) -> (Arc<Replica>, Result<PgReplicas, LedgerFault>) {

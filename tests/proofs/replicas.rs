@@ -120,11 +120,11 @@ fn report(how: &str, own: &OwnWorld, load: Load) {
 }
 
 /// A share of a core for one replica. Removed when dropped.
-struct Quota(PathBuf);
+pub struct Quota(PathBuf);
 
 impl Quota {
     /// `percent` of one core, given out every 10 ms.
-    fn new(name: &str, percent: u32) -> Self {
+    pub fn new(name: &str, percent: u32) -> Self {
         let name = format!("certfactory-proof-{}-{name}", std::process::id());
         let first = PathBuf::from("/sys/fs/cgroup/cpu");
         let unified = !first.exists();
@@ -149,7 +149,7 @@ impl Quota {
     }
 
     /// From now on for this process and all its threads.
-    fn hold(&self, pid: u32) {
+    pub fn hold(&self, pid: u32) {
         std::fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
     }
 }

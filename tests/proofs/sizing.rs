@@ -1,11 +1,12 @@
 //! What a certificate costs, and whether `benchmark plan` foretells what another load does.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::replicas::Quota;
 use crate::support::world::OwnWorld;
 
 /// What is measured: stations, and their pace.
@@ -13,8 +14,8 @@ const LOADS: [(u32, Option<u32>); 4] =
     [(16, Some(25)), (16, Some(100)), (16, Some(400)), (64, None)];
 /// What is foretold: a pace between them.
 const PACE: u32 = 200;
-/// And a service that is held to so many cores.
-const CORES: f64 = 0.5;
+/// And a service that is held to so much of a core.
+const PERCENT: u32 = 50;
 /// How far off a figure may be.
 const OFF_MAX: f64 = 0.2;
 
@@ -29,7 +30,7 @@ pub fn measure(file: &Path, seconds: Duration) {
 
 /// Measures, foretells, runs, compares.
 pub fn foretell(seconds: Duration) {
-    let own = OwnWorld::running();
+    let mut own = OwnWorld::running();
     let measured = own.world.dir.join("costs.json");
     println!("measured");
     for (connections, pace) in LOADS {
@@ -39,8 +40,7 @@ pub fn foretell(seconds: Duration) {
         );
     }
     let paced = plan(&own, &measured, f64::from(PACE));
-    let held = plan(&own, &measured, f64::from(PACE));
-    let rate = held["plant"]["service"]["replica_certificates_per_second"]
+    let rate = paced["plant"]["service"]["replica_certificates_per_second"]
         .as_f64()
         .unwrap();
     let held = plan(&own, &measured, rate);
@@ -51,13 +51,14 @@ pub fn foretell(seconds: Duration) {
     println!("{PACE} a second\n  {}", described(&run));
     compare(&paced, &run, &mut off);
 
-    let group = Group::new(CORES);
-    group.take(own.pid());
+    let quota = Quota::new("sizing", PERCENT);
+    quota.hold(own.pid());
     let file = own.world.dir.join("held.json");
     let run = line(&own, &file, 64, None, seconds);
-    println!("held to {CORES} cores\n  {}", described(&run));
+    println!("held to {PERCENT} % of a core\n  {}", described(&run));
     compare(&held, &run, &mut off);
     one("certificates/s", rate, per_second(&run), &mut off);
+    own.kill_service();
     assert!(
         off.is_empty(),
         "more than {} % off: {off:?}",
@@ -100,7 +101,7 @@ fn plan(own: &OwnWorld, measured: &Path, per_second: f64) -> Value {
             "1",
         ])
         .args(["--units-per-hour", &(per_second * 3_600.0).to_string()])
-        .args(["--service-cores", &CORES.to_string()])
+        .args(["--service-cores", &(f64::from(PERCENT) / 100.0).to_string()])
         .arg("--measured")
         .arg(measured)
         .output()
@@ -176,45 +177,5 @@ fn one(name: &str, foretold: f64, is: f64, off: &mut Vec<String>) {
     println!("  {name:<26} foretold {foretold:>9.2}   is {is:>9.2}   ratio {ratio:.2}");
     if (ratio - 1.0).abs() > OFF_MAX {
         off.push(format!("{name} {ratio:.2}"));
-    }
-}
-
-/// A control group (cgroup v1 or v2) whose processes get no more than so much processor.
-struct Group(PathBuf);
-
-impl Group {
-    fn new(cores: f64) -> Self {
-        let name = format!("certfactory-sizing-{}", std::process::id());
-        let period = 100_000;
-        let quota = (cores * f64::from(period)).round();
-        let first = Path::new("/sys/fs/cgroup/cpu");
-        if first.exists() {
-            let path = first.join(name);
-            fs::create_dir(&path).unwrap();
-            fs::write(path.join("cpu.cfs_period_us"), period.to_string()).unwrap();
-            fs::write(path.join("cpu.cfs_quota_us"), quota.to_string()).unwrap();
-            Self(path)
-        } else {
-            let path = Path::new("/sys/fs/cgroup").join(name);
-            fs::create_dir(&path).unwrap();
-            fs::write(path.join("cpu.max"), format!("{quota} {period}")).unwrap();
-            Self(path)
-        }
-    }
-
-    fn take(&self, pid: u32) {
-        fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        // A group that still has processes cannot be removed: they go back to where all are.
-        let up = self.0.parent().unwrap().join("cgroup.procs");
-        let processes = fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default();
-        for process in processes.lines() {
-            let _ = fs::write(&up, process);
-        }
-        let _ = fs::remove_dir(&self.0);
     }
 }
