@@ -27,11 +27,15 @@ async fn claim(
 ) -> (Arc<Replica>, Result<PgReplicas, LedgerFault>) {
     let replica = Arc::new(Replica::new(part));
     let registry = Registry::new();
+    let (config, metrics) = (
+        database.service(),
+        Arc::new(LedgerMetrics::new(&registry).unwrap()),
+    );
     let claimed = PgReplicas::claim(
-        &database.service(),
+        &config,
         Arc::clone(&replica),
         wanted.and_then(InstanceByte::new),
-        &Arc::new(LedgerMetrics::new(&registry).unwrap()),
+        &metrics,
         ReplicaMetrics::new(&registry).unwrap(),
     );
     let claimed = claimed.await;
