@@ -80,6 +80,10 @@ impl From<&sqlx::Error> for Failure {
 
 /// PostgreSQL, appendix A. The default is `Data`: splitting a batch is never wrong, only slower.
 fn by_code(code: &str, reason: String) -> Failure {
+    // A table was changed under a prepared statement: a new connection prepares it anew.
+    if code == "0A000" {
+        return Failure::Unavailable(reason);
+    }
     match code.get(..2).unwrap_or_default() {
         // serialization failure, deadlock
         "40" => Failure::Conflict(reason),
@@ -111,7 +115,7 @@ mod tests {
     #[test]
     fn every_class_named_by_the_fault_matrix_has_its_meaning() {
         for code in [
-            "25006", "57P01", "57014", "53100", "08006", "55P03", "42P01", "42501",
+            "0A000", "25006", "57P01", "57014", "53100", "08006", "55P03", "42P01", "42501",
         ] {
             assert!(
                 matches!(by_code(code, String::new()), Failure::Unavailable(_)),

@@ -28,11 +28,25 @@ use crate::db::row::unreadable;
 use crate::db::tickets;
 use crate::pki::Violation;
 
+/// The columns [`order`] reads, of a table named `w`. By their names: a statement that is prepared outlives
+/// a migration that adds one.
+macro_rules! order_columns {
+    () => {
+        "w.name, w.profile, w.quantity, w.scrap_allowance, w.reworks_max, w.device_first, w.device_last, \
+         w.device_pattern, w.stations, w.opens_at, w.closes_at"
+    };
+}
+
 /// An order, its counts, and how many of its intents are open: the work list is short at any size
 /// of the ledger, and one statement sees one moment.
 macro_rules! states {
     () => {
-        "SELECT w.*, coalesce(p.firsts, 0) AS in_progress, coalesce(p.reworks, 0) AS reworks_in_progress,
+        concat!(
+            "SELECT ",
+            order_columns!(),
+            ", w.created_by, w.created_at, w.closed_by, w.closed_at, w.device_count, w.reserved, w.abandoned,
+                w.reworked, w.confirmed, w.superseded, w.revoked, w.scrapped,
+                coalesce(p.firsts, 0) AS in_progress, coalesce(p.reworks, 0) AS reworks_in_progress,
                 t.jti, t.kid, t.sha256
          FROM work_order w
          LEFT JOIN LATERAL (SELECT jti, kid, sha256 FROM order_ticket t
@@ -43,6 +57,7 @@ macro_rules! states {
                         SELECT * FROM intent i WHERE i.intent_id = o.intent_id LIMIT 1) i
                     WHERE i.work_order IS NOT NULL GROUP BY i.work_order) p
              ON p.work_order = w.name"
+        )
     };
 }
 const STATE: &str = concat!(states!(), " WHERE w.name = $1");
@@ -71,12 +86,16 @@ const CLOSE: &str = "UPDATE work_order SET closed_by = $2, closed_at = statement
     WHERE name = $1 AND closed_at IS NULL";
 
 /// In the order of the names: two batches never wait for each other crosswise.
-const LOCK: &str =
-    "SELECT w.*, quantity - reserved + abandoned + least(scrapped, scrap_allowance) AS room,
+const LOCK: &str = concat!(
+    "SELECT ",
+    order_columns!(),
+    ", w.closed_by, w.device_count,
+        quantity - reserved + abandoned + least(scrapped, scrap_allowance) AS room,
         reworks_max - reworked AS reworks_room,
         coalesce(opens_at > statement_timestamp(), false) AS early,
         coalesce(closes_at <= statement_timestamp(), false) AS late
-    FROM work_order w WHERE name = ANY($1) ORDER BY name FOR NO KEY UPDATE";
+    FROM work_order w WHERE name = ANY($1) ORDER BY name FOR NO KEY UPDATE"
+);
 
 /// Which of these devices are on the lists of their orders. A sub-select, which no join method can
 /// turn into a scan of the list.
