@@ -140,10 +140,10 @@ fn the_packages_scripts_are_clean_before_shellcheck() {
     for script in scripts {
         shellcheck.arg(source("deploy/debian").join(script));
     }
-    for script in ["deploy/sbom", "deploy/kubernetes/render"] {
+    for script in ["deploy/sbom", "deploy/kubernetes/render", "deploy/ha/raise"] {
         shellcheck.arg(source(script));
     }
-    for proof in ["debian-package", "container", "kubernetes"] {
+    for proof in ["debian-package", "container", "kubernetes", "failover"] {
         shellcheck.arg(source("tests/proofs").join(proof));
     }
     ok(&mut shellcheck);
