@@ -244,7 +244,7 @@ impl App {
         let files = reload::files(&config.raw);
         let config = Arc::new(config);
         keep_standing(standing, &ca, &config);
-        log.follow(&config, &ca, fresh, log_metrics)?;
+        log.follow(&config, &ca, (fresh, database.seen.clone()), log_metrics)?;
         let principals = first_principals(&ca).await?;
         let shelf = repository::publish(&config, &database, &ca, &registry).await?;
         keep(&ca, watch, &principals);
@@ -716,6 +716,8 @@ fn service_config(
     Ok(db::config::DbConfig {
         url: database_url(&database.url, password)?,
         archive_connections_max: database.archive_connections,
+        require_synchronous: database.require_synchronous,
+        seen: Arc::default(),
     })
 }
 
@@ -728,6 +730,8 @@ pub fn standby_config(config: &Config) -> anyhow::Result<Option<db::config::DbCo
     Ok(Some(db::config::DbConfig {
         url: database_url(&section.url, config.archive_password.as_ref())?,
         archive_connections_max: database.archive_connections,
+        require_synchronous: false,
+        seen: Arc::default(),
     }))
 }
 
@@ -738,6 +742,8 @@ pub fn owner_config(database: &DatabaseSection, url: &str) -> anyhow::Result<db:
     Ok(db::config::DbConfig {
         url: database_url(url, password.as_ref())?,
         archive_connections_max: 1,
+        require_synchronous: false,
+        seen: Arc::default(),
     })
 }
 

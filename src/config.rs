@@ -159,6 +159,9 @@ pub struct DatabaseSection {
     /// File that holds the password of the service's role.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password_file: Option<PathBuf>,
+    /// Whether a commit must wait for a standby: nothing is issued while `synchronous_standby_names` is empty.
+    #[serde(default)]
+    pub require_synchronous: bool,
     /// Connections for reading; writing has its own.
     #[serde(default = "default_archive_connections")]
     pub archive_connections: u32,

@@ -7,7 +7,7 @@
 //! [`headquarters::PgPlants`] implements [`crate::ca::headquarters::PlantBook`];
 //! [`replicas::PgReplicas`] keeps a [`crate::ca::replica::Replica`].
 //!
-//! Four rules hold in this room:
+//! Five rules hold in this room:
 //!
 //! * What is final is only inserted. Unique constraints and one primary key an outcome carry all
 //!   safety; leases and time limits only save work.
@@ -17,6 +17,8 @@
 //!   runs in tasks of its own, callers wait on channels, and a connection that did not end its
 //!   work is closed, never used again. (sqlx 0.9.0 otherwise hands out connections that are still
 //!   inside a transaction: its issue 4393.)
+//! * A session that writes is admitted first: by a primary, whose commits are where they have to be and whose log
+//!   holds what this process has seen. What was only read is answered when that holds of it, too.
 //! * Time is bounded by the server (`statement_timeout`, `lock_timeout`) and, for a server that
 //!   is frozen or gone, by a watchdog that closes the connection.
 
@@ -46,10 +48,12 @@ mod export;
 mod lane;
 mod lives;
 mod orders;
+mod pooling;
 mod record;
 mod reports;
 mod reserve;
 mod row;
+mod session;
 mod settle;
 mod stations;
 mod statuses;

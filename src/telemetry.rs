@@ -1,10 +1,14 @@
 //! Logging: one line an event, with request, station and serial; never blocks the line.
 
 use std::io::IsTerminal;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::Layer;
 use tracing_subscriber::Registry;
+use tracing_subscriber::layer::Context;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -32,7 +36,33 @@ pub fn check(level: &str) -> Result<(), Fault> {
 
 fn filter(level: &str) -> Result<EnvFilter, Fault> {
     // cryptoki reports each of a token's mechanisms that it has no name for as an error.
-    Ok(EnvFilter::try_new(level)?.add_directive("cryptoki::mechanism=off".parse()?))
+    // A database's warning is counted, so it is never filtered out.
+    Ok(EnvFilter::try_new(level)?
+        .add_directive("cryptoki::mechanism=off".parse()?)
+        .add_directive(format!("{DATABASE_NOTICES}=warn").parse()?))
+}
+
+/// Where the database's driver tells what a server says beside its answers. It has no other way to tell it.
+const DATABASE_NOTICES: &str = "sqlx::postgres::notice";
+
+static DATABASE_WARNINGS: AtomicU64 = AtomicU64::new(0);
+
+/// Warnings of database servers to any session of this process so far. A warning is counted before the
+/// statement that it belongs to has its answer. Always 0 before [`start`].
+#[must_use]
+pub fn database_warnings() -> u64 {
+    DATABASE_WARNINGS.load(Ordering::Acquire)
+}
+
+/// Counts them.
+struct DatabaseWarnings;
+
+impl<S: tracing::Subscriber> Layer<S> for DatabaseWarnings {
+    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+        if event.metadata().target() == DATABASE_NOTICES {
+            DATABASE_WARNINGS.fetch_add(1, Ordering::Release);
+        }
+    }
 }
 
 /// Sends log lines to standard output until the guard is dropped.
@@ -46,7 +76,9 @@ pub fn start(level: &str, json: Option<bool>) -> Result<(WorkerGuard, Level), Fa
         // Standard output writes at every line; under load the worker has many at hand, and flushes
         // when it has none.
         .finish(std::io::BufWriter::new(std::io::stdout()));
-    let registry = tracing_subscriber::registry().with(filter);
+    let registry = tracing_subscriber::registry()
+        .with(filter)
+        .with(DatabaseWarnings);
     if json.unwrap_or_else(|| !std::io::stdout().is_terminal()) {
         let layer = tracing_subscriber::fmt::layer()
             .json()

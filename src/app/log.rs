@@ -17,6 +17,7 @@ use crate::ca::log::LogPart;
 use crate::ca::log::LogWatch;
 use crate::ca::log::NoteKind;
 use crate::ca::log::fresh::FreshEntries;
+use crate::ca::log::seen::SeenLog;
 use crate::config::Config;
 use crate::config::WitnessSection;
 use crate::jobs::log::Follower;
@@ -104,7 +105,7 @@ impl Log {
         self,
         config: &Config,
         ca: &Arc<Ca>,
-        fresh: Arc<FreshEntries>,
+        (fresh, seen): (Arc<FreshEntries>, Arc<SeenLog>),
         metrics: Arc<LogMetrics>,
     ) -> anyhow::Result<()> {
         ca.tell(NoteKind::Started, beginning(config, ca));
@@ -121,6 +122,7 @@ impl Log {
             signing: self.signing,
             journal: self.journal,
             fresh,
+            seen,
             metrics,
         };
         let signed = follower.signing.is_some();

@@ -5,6 +5,7 @@
 //! whether anything may still be issued.
 
 pub mod fresh;
+pub mod seen;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

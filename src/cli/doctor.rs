@@ -213,6 +213,10 @@ fn database(config: &Config) -> anyhow::Result<Finding> {
             "set both clocks by the same time server",
             "/runbooks/clock-untrusted",
         ),
+        Err(StartupFault::SharedSessions | StartupFault::NotSynchronous) => (
+            "put the proxy, or the server's replication, right",
+            "/manual/high-availability",
+        ),
         _ => (
             "look whether the server runs and lets the service's role in",
             "/runbooks/database-unreachable",

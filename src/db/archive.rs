@@ -123,10 +123,9 @@ impl PgArchive {
             .acquire_timeout(ACQUIRE_MAX)
             .idle_timeout(IDLE_MAX)
             // A frozen server is found out within this time, and before the reading begins.
-            .test_before_acquire(true)
-            .connect_lazy_with(config.options(purpose)?);
+            .test_before_acquire(true);
         Ok(Self {
-            pool,
+            pool: config.session(purpose)?.pool(pool),
             runtime: Handle::current(),
             timeouts: None,
         })

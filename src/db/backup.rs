@@ -1,7 +1,6 @@
 //! What a backup needs of the database beside its dump: which schema it is, a row that says that it was
 //! made, and an empty place to put it back.
 
-use sqlx::ConnectOptions;
 use sqlx::Connection;
 use sqlx::PgConnection;
 
@@ -20,7 +19,7 @@ pub struct Completed {
 }
 
 async fn connect(owner: &DbConfig) -> Result<PgConnection, DbFault> {
-    Ok(owner.options(Purpose::Command)?.connect().await?)
+    Ok(owner.session(Purpose::Command)?.connect().await?)
 }
 
 /// The schema's version, `YYYYMMDDhhmmss`; 0: it was never migrated.

@@ -6,7 +6,6 @@ use std::time::Duration;
 use chrono::DateTime;
 use chrono::TimeDelta;
 use chrono::Utc;
-use sqlx::ConnectOptions;
 use sqlx::Connection;
 use sqlx::PgConnection;
 use sqlx::Row;
@@ -22,6 +21,8 @@ use crate::db::error::describe;
 use crate::db::headquarters;
 use crate::db::migrate::MIGRATIONS;
 use crate::db::migrate::newest;
+use crate::db::pooling::shares_sessions;
+use crate::db::session::NOT_SYNCHRONOUS;
 
 /// Oldest server, as `server_version_num`.
 const SERVER_VERSION_MIN: i32 = 15_00_00;
@@ -63,6 +64,14 @@ pub enum StartupFault {
     /// An acknowledged commit could be lost.
     #[error("PostgreSQL runs with {0}=off: an acknowledged certificate could be lost")]
     NotDurable(&'static str),
+    /// Commits would be on one server, where two are asked for.
+    #[error("database.require_synchronous is set, and {NOT_SYNCHRONOUS}")]
+    NotSynchronous,
+    /// A proxy that gives each transaction another session.
+    #[error(
+        "a proxy before the database shares its sessions between connections, so that no setting and no lock is kept: give certfactory sessions of its own (pgbouncer: pool_mode = session)"
+    )]
+    SharedSessions,
     /// Nothing could be recorded.
     #[error("the database is read-only: {0}")]
     ReadOnly(&'static str),
@@ -131,7 +140,7 @@ pub enum StartupFault {
     },
 }
 
-/// Checks durability, role, schema and clock, in this order, and reports the first fault in one
+/// Checks that sessions are not shared, then durability, role, schema and clock, in this order, and reports the first fault in one
 /// line. Connects as the service will. Takes a few milliseconds.
 ///
 /// Times may be apart by `difference_max`.
@@ -157,12 +166,15 @@ async fn examine(
     clock: &dyn Clock,
     difference_max: TimeDelta,
 ) -> Result<(), StartupFault> {
+    if shares_sessions(config).await? {
+        return Err(StartupFault::SharedSessions);
+    }
     let mut connection = config
-        .options(Purpose::Command)?
+        .session(Purpose::Command)?
         .connect()
         .await
         .map_err(DbFault::from)?;
-    server(&mut connection, clock, difference_max).await?;
+    server(&mut connection, config, clock, difference_max).await?;
     schema(&mut connection, &MIGRATIONS).await?;
     role(&mut connection).await?;
     last_record(&mut connection, clock.now(), difference_max).await?;
@@ -178,11 +190,11 @@ pub async fn headquarters(
 ) -> Result<(), StartupFault> {
     let examined = timeout(STARTUP_MAX, async {
         let mut connection = config
-            .options(Purpose::Command)?
+            .session(Purpose::Command)?
             .connect()
             .await
             .map_err(DbFault::from)?;
-        server(&mut connection, clock, difference_max).await?;
+        server(&mut connection, config, clock, difference_max).await?;
         schema(&mut connection, &headquarters::MIGRATIONS).await?;
         let (role, superuser) = who(&mut connection).await?;
         if superuser {
@@ -199,6 +211,7 @@ pub async fn headquarters(
 
 async fn server(
     connection: &mut PgConnection,
+    config: &DbConfig,
     clock: &dyn Clock,
     difference_max: TimeDelta,
 ) -> Result<(), StartupFault> {
@@ -208,6 +221,7 @@ async fn server(
                 current_setting('fsync')::bool AS fsync,
                 current_setting('full_page_writes')::bool AS full_page_writes,
                 current_setting('synchronous_commit') <> 'off' AS synchronous_commit,
+                current_setting('synchronous_standby_names') <> '' AS synchronous,
                 pg_is_in_recovery() AS in_recovery,
                 current_setting('transaction_read_only')::bool AS read_only,
                 clock_timestamp() AS now",
@@ -239,6 +253,9 @@ async fn server(
         return Err(StartupFault::ReadOnly(
             "default_transaction_read_only is on",
         ));
+    }
+    if config.require_synchronous && !is("synchronous")? {
+        return Err(StartupFault::NotSynchronous);
     }
     let database: DateTime<Utc> = row.try_get("now").map_err(DbFault::from)?;
     let difference = (now - database).abs();

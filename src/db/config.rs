@@ -1,13 +1,17 @@
 //! How to reach the database, and the limits that every session asks the server to keep.
 
 use std::str::FromStr;
+use std::sync::Arc;
 
 use secrecy::ExposeSecret;
 use secrecy::SecretString;
 use sqlx::postgres::PgConnectOptions;
 
+use crate::ca::log::seen::SeenLog;
 use crate::db::error::DbFault;
 use crate::db::replicas::SILENCE_MAX;
+use crate::db::session::Admission;
+use crate::db::session::Session;
 
 /// Where the database is. The URL may hold a password, so it has no `Debug`.
 #[derive(Clone)]
@@ -16,6 +20,10 @@ pub struct DbConfig {
     pub url: SecretString,
     /// Most connections that reading may use; issuing has three of its own beside them.
     pub archive_connections_max: u32,
+    /// Whether a commit must wait for a standby: a server that lets none wait is not written to.
+    pub require_synchronous: bool,
+    /// What this process has seen of the log: a server that lacks it is not written to.
+    pub seen: Arc<SeenLog>,
 }
 
 /// What a connection is for; shows as `application_name`, and decides its limits.
@@ -35,6 +43,8 @@ pub(super) enum Purpose {
     Crl,
     /// The log: its leaves, tiles and checkpoints.
     Log,
+    /// The same for those who only read it.
+    LogReading,
     /// What says that a replica lives.
     Replica,
     /// Start-up checks and commands: the server's own settings, so that they can be looked at.
@@ -102,7 +112,7 @@ const REPLICA_SESSION: &[(&str, &str)] = &[("idle_session_timeout", SILENCE_MAX)
 const COMMAND_SESSION: &[(&str, &str)] = &[("lock_timeout", "10s")];
 
 /// So that the server gives up a client that vanished, and with it the locks it held. Seconds;
-/// without effect on unix sockets.
+/// without effect on unix sockets, and behind a proxy for the proxy alone.
 const KEEPALIVE: &[(&str, &str)] = &[
     ("tcp_keepalives_idle", "5"),
     ("tcp_keepalives_interval", "2"),
@@ -110,42 +120,47 @@ const KEEPALIVE: &[(&str, &str)] = &[
 ];
 
 impl DbConfig {
-    /// The options of a connection for one purpose. Fails when the URL is none; the message never
-    /// holds the URL.
-    pub(super) fn options(&self, purpose: Purpose) -> Result<PgConnectOptions, DbFault> {
-        let options = PgConnectOptions::from_str(self.url.expose_secret())
-            .map_err(|_| DbFault::Url)?
-            .options(KEEPALIVE.iter().copied());
-        Ok(match purpose {
-            Purpose::Ledger(lane) => options
-                .application_name(&format!("certfactory {lane}"))
-                .options(LEDGER_SESSION.iter().copied()),
-            Purpose::Aside => options
-                .application_name("certfactory aside")
-                .options(LEDGER_SESSION.iter().copied())
-                .options(ASIDE_SESSION.iter().copied()),
-            Purpose::Archive => options
-                .application_name("certfactory archive")
-                .options(ARCHIVE_SESSION.iter().copied()),
-            Purpose::Watch => options
-                .application_name("certfactory watch")
-                .options(ARCHIVE_SESSION.iter().copied()),
-            Purpose::Floor => options
-                .application_name("certfactory floor")
-                .options(ARCHIVE_SESSION.iter().copied()),
-            Purpose::Crl => options
-                .application_name("certfactory crl")
-                .options(CRL_SESSION.iter().copied()),
-            Purpose::Log => options
-                .application_name("certfactory log")
-                .options(LOG_SESSION.iter().copied()),
-            Purpose::Replica => options
-                .application_name("certfactory replicas")
-                .options(LEDGER_SESSION.iter().copied())
-                .options(REPLICA_SESSION.iter().copied()),
-            Purpose::Command => options
-                .application_name("certfactory command")
-                .options(COMMAND_SESSION.iter().copied()),
+    /// Sessions for one purpose. Fails when the URL is none; the message never holds the URL.
+    pub(super) fn session(&self, purpose: Purpose) -> Result<Session, DbFault> {
+        let options =
+            PgConnectOptions::from_str(self.url.expose_secret()).map_err(|_| DbFault::Url)?;
+        let (name, settings): (_, &[&[_]]) = match purpose {
+            Purpose::Ledger(lane) => (lane, &[LEDGER_SESSION]),
+            Purpose::Aside => ("aside", &[LEDGER_SESSION, ASIDE_SESSION]),
+            Purpose::Archive => ("archive", &[ARCHIVE_SESSION]),
+            Purpose::Watch => ("watch", &[ARCHIVE_SESSION]),
+            Purpose::Floor => ("floor", &[ARCHIVE_SESSION]),
+            Purpose::Crl => ("crl", &[CRL_SESSION]),
+            Purpose::Log | Purpose::LogReading => ("log", &[LOG_SESSION]),
+            Purpose::Replica => ("replicas", &[LEDGER_SESSION, REPLICA_SESSION]),
+            Purpose::Command => ("command", &[COMMAND_SESSION]),
+        };
+        let writes = match purpose {
+            Purpose::Ledger(_)
+            | Purpose::Aside
+            | Purpose::Crl
+            | Purpose::Log
+            | Purpose::Replica => true,
+            Purpose::Archive
+            | Purpose::Watch
+            | Purpose::Floor
+            | Purpose::LogReading
+            | Purpose::Command => false,
+        };
+        let admission = writes.then(|| Admission {
+            require_synchronous: self.require_synchronous,
+            seen: Arc::clone(&self.seen),
+        });
+        Ok(Session {
+            options: options.application_name(&format!("certfactory {name}")),
+            settings: [KEEPALIVE]
+                .iter()
+                .chain(settings)
+                .copied()
+                .flatten()
+                .copied()
+                .collect(),
+            admission,
         })
     }
 }

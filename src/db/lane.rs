@@ -3,7 +3,8 @@
 //! Whatever waits when the connection becomes free is one batch (group commit), gathered for a few
 //! milliseconds while there is more than one station.
 //! A batch that fails is run again, as the same batch, for those who still wait: that is how an
-//! unknown outcome is settled and how service returns by itself. See [`Job`] for what that asks.
+//! unknown outcome is settled and how service returns by itself. See [`Job`] for what that asks. A commit
+//! whose wait for a standby did not reach its end is of unknown outcome, too.
 
 use std::future::Future;
 use std::hash::BuildHasher;
@@ -13,10 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
-use sqlx::ConnectOptions;
 use sqlx::Connection;
 use sqlx::PgConnection;
-use sqlx::postgres::PgConnectOptions;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -24,8 +23,10 @@ use tokio::time::timeout;
 use crate::ca::LedgerFault;
 use crate::db::error::Failure;
 use crate::db::error::describe;
+use crate::db::session::Session;
 use crate::db::vitals::Vitals;
 use crate::metrics::LedgerMetrics;
+use crate::telemetry::database_warnings;
 
 /// Jobs that may wait in one lane: several batches; more could not be done in time.
 const QUEUE_DEPTH_MAX: usize = 1024;
@@ -81,13 +82,13 @@ struct Waiting<J: Job> {
 impl<J: Job> Lane<J> {
     /// Starts the lane's task; it connects by itself.
     pub(super) fn start(
-        options: PgConnectOptions,
+        session: Session,
         vitals: Arc<Vitals>,
         metrics: Arc<LedgerMetrics>,
     ) -> Self {
         let (queue, arrivals) = mpsc::channel(QUEUE_DEPTH_MAX);
         let committer = Committer {
-            options,
+            session,
             arrivals,
             connection: None,
             failures: 0,
@@ -128,7 +129,7 @@ impl<J: Job> Lane<J> {
 
 /// The lane's own end: it alone owns the connection.
 struct Committer<J: Job> {
-    options: PgConnectOptions,
+    session: Session,
     arrivals: mpsc::Receiver<Waiting<J>>,
     connection: Option<PgConnection>,
     /// Failures of the server since it last worked.
@@ -257,8 +258,16 @@ impl<J: Job> Committer<J> {
             .map(|waiting| Arc::clone(&waiting.job))
             .collect();
         let started = Instant::now();
+        let admission = self.session.admission.clone();
         let mut work = tokio::spawn(async move {
-            let answers = J::run(&mut connection, &jobs).await;
+            let warnings = database_warnings();
+            let answers = match (J::run(&mut connection, &jobs).await, admission) {
+                (Ok(answers), Some(admission)) => {
+                    let sure = admission.confirm(&mut connection, warnings).await;
+                    sure.map(|()| answers)
+                }
+                (answers, _) => answers,
+            };
             (connection, answers)
         });
 
@@ -290,8 +299,8 @@ impl<J: Job> Committer<J> {
     }
 
     async fn connect(&self) -> Result<PgConnection, Failure> {
-        let options = self.options.clone();
-        let mut work = tokio::spawn(async move { options.connect().await });
+        let session = self.session.clone();
+        let mut work = tokio::spawn(async move { session.connect().await });
         match timeout(CONNECT_MAX, &mut work).await {
             Ok(Ok(Ok(connection))) => Ok(connection),
             Ok(Ok(Err(error))) => Err(Failure::Unavailable(describe(&error))),

@@ -4,10 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
-use sqlx::ConnectOptions;
 use sqlx::Connection;
 use sqlx::PgConnection;
-use sqlx::postgres::PgConnectOptions;
 use uuid::Uuid;
 
 use crate::ca::CertificateRecord;
@@ -51,6 +49,7 @@ use crate::db::orders::OrderJob;
 use crate::db::record::Record;
 use crate::db::reports;
 use crate::db::reserve::Reserve;
+use crate::db::session::Session;
 use crate::db::settle::Settle;
 use crate::db::settle::Settled;
 use crate::db::stations::StationAnswer;
@@ -78,7 +77,7 @@ pub struct PgLedger {
     lives: Lane<LifeJob>,
     stations: Lane<StationJob>,
     /// For what is long and rare.
-    aside: PgConnectOptions,
+    aside: Session,
     /// Told what is appended.
     fresh: Arc<FreshEntries>,
     /// Who must hold the instance octet of what is stored; `None`: nobody in particular.
@@ -113,7 +112,7 @@ impl PgLedger {
             orders: lane(config, &vitals, metrics)?,
             lives: lane(config, &vitals, metrics)?,
             stations: lane(config, &vitals, metrics)?,
-            aside: config.options(Purpose::Aside)?,
+            aside: config.session(Purpose::Aside)?,
             fresh,
             holder,
             vitals,
@@ -370,7 +369,7 @@ fn one(answer: OrderAnswer) -> Result<Option<OrderState>, LedgerFault> {
 /// Does what is long and rare on a connection of its own, so that no lane waits for it; in a task
 /// of its own, so that a caller who leaves does not cut a transaction in two.
 pub(super) fn aside<T, W>(
-    options: PgConnectOptions,
+    session: Session,
     work: impl FnOnce(PgConnection) -> W + Send + 'static,
 ) -> PortFuture<'static, Result<T, LedgerFault>>
 where
@@ -378,7 +377,7 @@ where
     W: Future<Output = (PgConnection, Result<T, sqlx::Error>)> + Send,
 {
     let task = tokio::spawn(async move {
-        let (connection, answer) = work(options.connect().await?).await;
+        let (connection, answer) = work(session.connect().await?).await;
         let answer = answer?;
         connection.close().await?;
         Ok(answer)
@@ -396,9 +395,9 @@ fn lane<J: Job>(
     vitals: &Arc<Vitals>,
     metrics: &Arc<LedgerMetrics>,
 ) -> Result<Lane<J>, DbFault> {
-    let options = config.options(Purpose::Ledger(J::LANE))?;
+    let session = config.session(Purpose::Ledger(J::LANE))?;
     Ok(Lane::start(
-        options,
+        session,
         Arc::clone(vitals),
         Arc::clone(metrics),
     ))

@@ -32,6 +32,7 @@ use crate::db::ledger::mixed_up;
 use crate::db::row::signed;
 use crate::db::row::unreadable;
 use crate::db::row::unsigned;
+use crate::db::session::Admission;
 use crate::db::standby::Reading;
 use crate::db::standby::Standby;
 use crate::db::vitals::Vitals;
@@ -72,6 +73,8 @@ pub struct PgLog {
     entries: Option<Reading>,
     /// `None`: for readers.
     notes: Option<Lane<Note>>,
+    /// `None`: for readers, who are shown what is there.
+    admission: Option<Admission>,
 }
 
 impl PgLog {
@@ -81,13 +84,14 @@ impl PgLog {
             archive_connections_max: 3,
             ..config.clone()
         };
-        let options = config.options(Purpose::Ledger(Note::LANE))?;
+        let session = config.session(Purpose::Ledger(Note::LANE))?;
         // Of its own: what the log is not told keeps nothing else from working.
         let vitals = Arc::new(Vitals::new(&[Note::LANE], metrics.notes_up.clone()));
         Ok(Self {
             reader: PgArchive::for_purpose(&own, Purpose::Log)?.counted("log", metrics),
             entries: None,
-            notes: Some(Lane::start(options, vitals, Arc::clone(metrics))),
+            admission: session.admission.clone(),
+            notes: Some(Lane::start(session, vitals, Arc::clone(metrics))),
         })
     }
 
@@ -101,11 +105,12 @@ impl PgLog {
             archive_connections_max: 2,
             ..config.clone()
         };
-        let reading = Reading::for_purpose(&own, standby, Purpose::Log)?;
+        let reading = Reading::for_purpose(&own, standby, Purpose::LogReading)?;
         Ok(Self {
             reader: reading.primary(),
             entries: Some(reading),
             notes: None,
+            admission: None,
         })
     }
 
@@ -133,6 +138,7 @@ impl LogBook for PgLog {
     }
 
     fn leaves(&self, from: u64, limit: u32) -> PortFuture<'_, Result<Vec<Bytes>, LedgerFault>> {
+        let admission = self.admission.clone();
         Box::pin(async move {
             if let Some(entries) = &self.entries {
                 let asked = entries.ask(None, move |connection| {
@@ -144,9 +150,18 @@ impl LogBook for PgLog {
                     return Ok(found);
                 }
             }
-            self.reader
-                .ask(move |connection| Box::pin(leaves(connection, from, limit)))
-                .await
+            let asked = self.reader.ask(move |connection| {
+                let admission = admission.clone();
+                Box::pin(async move {
+                    let found = leaves(&mut *connection, from, limit).await?;
+                    // What the journal and the tree take is never taken back.
+                    if let Some(admission) = admission.filter(|_| !found.is_empty()) {
+                        admission.fence(connection).await?;
+                    }
+                    Ok(found)
+                })
+            });
+            asked.await
         })
     }
 

@@ -1,6 +1,5 @@
 //! Bringing the schema up to date, and which schema this binary knows.
 
-use sqlx::ConnectOptions;
 use sqlx::Connection;
 use sqlx::migrate::Migrator;
 
@@ -17,7 +16,7 @@ pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 /// Each migration is one transaction, so one that is killed half-way has not happened. Runs of
 /// several replicas wait for each other.
 pub async fn migrate(config: &DbConfig) -> Result<(), DbFault> {
-    let mut connection = config.options(Purpose::Command)?.connect().await?;
+    let mut connection = config.session(Purpose::Command)?.connect().await?;
     MIGRATIONS
         .run(&mut connection)
         .await

@@ -6,7 +6,6 @@ use std::time::Duration;
 use chrono::DateTime;
 use chrono::Utc;
 use sqlx::AssertSqlSafe;
-use sqlx::ConnectOptions;
 use sqlx::PgConnection;
 
 use crate::db::config::DbConfig;
@@ -46,7 +45,7 @@ pub struct Parts {
 impl Parts {
     /// Connects as the owner.
     pub async fn connect(owner: &DbConfig) -> Result<Self, DbFault> {
-        let connection = owner.options(Purpose::Command)?.connect().await?;
+        let connection = owner.session(Purpose::Command)?.connect().await?;
         Ok(Self { connection })
     }
 

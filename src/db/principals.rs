@@ -1,6 +1,5 @@
 //! Who may use the service: read by the archive, written by commands.
 
-use sqlx::ConnectOptions;
 use sqlx::Connection;
 use sqlx::PgConnection;
 use sqlx::Row;
@@ -18,7 +17,7 @@ use crate::db::stations::role;
 /// Adds a principal with a key. `false` when it is there already, the same; whether it is disabled,
 /// and its rights, are left as they were.
 pub async fn add(config: &DbConfig, principal: &Principal) -> Result<bool, DbFault> {
-    let mut connection = config.options(Purpose::Command)?.connect().await?;
+    let mut connection = config.session(Purpose::Command)?.connect().await?;
     let added = add_by(&mut connection, principal).await;
     connection.close().await?;
     added
@@ -81,7 +80,7 @@ pub async fn add_first_administrator(
     name: &str,
     code_sha256: &[u8; 32],
 ) -> Result<bool, DbFault> {
-    let mut connection = config.options(Purpose::Command)?.connect().await?;
+    let mut connection = config.session(Purpose::Command)?.connect().await?;
     let mut transaction = connection.begin().await?;
     // Of two such commands at once, the second sees the first.
     sqlx::raw_sql("LOCK TABLE principal IN SHARE ROW EXCLUSIVE MODE")
@@ -134,7 +133,7 @@ pub async fn add_first_administrator(
 
 /// Disables or enables a principal: in force as soon as the service next reads the table.
 pub async fn set_disabled(config: &DbConfig, name: &str, disabled: bool) -> Result<(), DbFault> {
-    let mut connection = config.options(Purpose::Command)?.connect().await?;
+    let mut connection = config.session(Purpose::Command)?.connect().await?;
     let updated = sqlx::query("UPDATE principal SET disabled = $2 WHERE name = $1")
         .bind(name)
         .bind(disabled)

@@ -21,7 +21,9 @@ use crate::ca::log::fresh::FreshEntries;
 use crate::db::lane::Job;
 use crate::db::row;
 use crate::db::row::outcome_columns;
+use crate::db::session::fence;
 use crate::pki::certificate::SignedCertificate;
+use crate::telemetry::database_warnings;
 
 /// Locks the log's head, records those intents that have no outcome yet, appends their entries.
 /// Commits by itself.
@@ -57,6 +59,7 @@ impl Job for Record {
         let mut fresh: Vec<&Record> = jobs.iter().map(|job| &**job).collect();
         fresh.retain(|job| seen.insert(job.intent.id));
 
+        let warnings = database_warnings();
         let events = fresh.iter().map(|job| event(&job.intent));
         let rows = sqlx::query(RECORD)
             .bind(fresh.iter().map(|job| job.intent.id).collect::<Vec<_>>())
@@ -81,7 +84,10 @@ impl Job for Record {
             let place = (row.try_get("place")?, row.try_get("recorded")?);
             recorded.insert(row.try_get("recorded_id")?, place);
         }
-        hand_over(&fresh, &rows)?;
+        // A commit that was not waited for to its end may yet be lost.
+        if database_warnings() == warnings {
+            hand_over(&fresh, &rows)?;
+        }
         let lost: Vec<Uuid> = seen
             .into_iter()
             .filter(|id| !recorded.contains_key(id))
@@ -95,6 +101,7 @@ impl Job for Record {
             {
                 winners.insert(row.try_get("intent_id")?, row);
             }
+            fence(connection).await?;
         }
 
         jobs.iter()

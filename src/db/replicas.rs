@@ -14,7 +14,6 @@ use std::time::Instant;
 
 use chrono::DateTime;
 use chrono::Utc;
-use sqlx::ConnectOptions;
 use sqlx::Connection;
 use sqlx::PgConnection;
 use sqlx::Row;
@@ -291,7 +290,7 @@ fn living_of(locks: &[Lock], rows: &[Holding]) -> Vec<Living> {
 
 /// The replicas that live on this database.
 pub async fn living(config: &DbConfig) -> Result<Vec<Living>, DbFault> {
-    let mut connection = config.options(Purpose::Command)?.connect().await?;
+    let mut connection = config.session(Purpose::Command)?.connect().await?;
     let found = living_of(
         &locks(&mut connection).await?,
         &rows(&mut connection).await?,
@@ -319,12 +318,12 @@ impl PgReplicas {
         ledger_metrics: &Arc<LedgerMetrics>,
         metrics: ReplicaMetrics,
     ) -> Result<Self, LedgerFault> {
-        let options = config
-            .options(Purpose::Replica)
+        let session = config
+            .session(Purpose::Replica)
             .map_err(|fault| LedgerFault::Unavailable(fault.to_string()))?;
         let vitals = Arc::new(Vitals::new(&[Round::LANE], metrics.up.clone()));
         let own = Self {
-            lane: Lane::start(options, vitals, Arc::clone(ledger_metrics)),
+            lane: Lane::start(session, vitals, Arc::clone(ledger_metrics)),
             replica,
             wanted,
             place: place().into(),

@@ -21,6 +21,7 @@ use crate::db::orders::Locked;
 use crate::db::row;
 use crate::db::row::intent_columns;
 use crate::db::row::outcome_columns;
+use crate::db::session::fence;
 use crate::pki::tbs::LeafKind;
 
 /// One statement, so one round trip and one transaction. A claim that is taken leaves its row out
@@ -229,6 +230,10 @@ impl Job for Reserve {
             }
         }
         orders.commit(connection).await?;
+        if !refused.is_empty() {
+            // Replays rest on what was read.
+            fence(connection).await?;
+        }
         let answer = |job: &Arc<Self>| {
             if stored.contains(&job.intent.id) {
                 return Ok(Reservation::Reserved);

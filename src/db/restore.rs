@@ -10,7 +10,6 @@ use chrono::DateTime;
 use chrono::Utc;
 use serde::Deserialize;
 use serde_json::Value;
-use sqlx::ConnectOptions;
 use sqlx::Connection;
 use sqlx::PgConnection;
 use sqlx::types::Json;
@@ -62,7 +61,7 @@ pub struct Restorer {
 impl Restorer {
     /// Connects as the owner.
     pub async fn connect(config: &DbConfig) -> Result<Self, DbFault> {
-        let mut connection = config.options(Purpose::Command)?.connect().await?;
+        let mut connection = config.session(Purpose::Command)?.connect().await?;
         sqlx::raw_sql("SET certfactory.restoring = 'on'")
             .execute(&mut connection)
             .await?;

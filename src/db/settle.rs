@@ -12,6 +12,7 @@ use crate::db::lane::Job;
 use crate::db::row;
 use crate::db::row::intent_columns;
 use crate::db::row::outcome_columns;
+use crate::db::session::fence;
 
 const OUTCOME: &str = concat!(
     "SELECT ",
@@ -76,7 +77,9 @@ impl Job for Settle {
         for job in jobs {
             answers.push(Ok(match &**job {
                 Self::Outcome(intent) => {
-                    Settled::Outcome(Box::new(outcome(connection, *intent).await?))
+                    let outcome = outcome(connection, *intent).await?;
+                    fence(connection).await?;
+                    Settled::Outcome(Box::new(outcome))
                 }
                 Self::TakeOver {
                     limit,

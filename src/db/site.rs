@@ -1,6 +1,5 @@
 //! The site's name in its database, and what head office may subscribe to.
 
-use sqlx::ConnectOptions;
 use sqlx::Connection;
 use sqlx::PgConnection;
 
@@ -35,7 +34,7 @@ pub enum SiteFault {
 
 /// Names the database's site, once and for ever, and, where it is to be, publishes it; as the schema's owner.
 pub async fn name(config: &DbConfig, id: &str, published: bool) -> Result<(), DbFault> {
-    let mut connection = config.options(Purpose::Command)?.connect().await?;
+    let mut connection = config.session(Purpose::Command)?.connect().await?;
     let mut transaction = connection.begin().await?;
     let named = sqlx::query("SELECT name_site($1)")
         .bind(id)
@@ -58,7 +57,7 @@ pub async fn check(
     id: Option<&str>,
     published: bool,
 ) -> Result<Option<SiteFault>, DbFault> {
-    let mut connection = config.options(Purpose::Command)?.connect().await?;
+    let mut connection = config.session(Purpose::Command)?.connect().await?;
     let fault = examine(&mut connection, id, published).await?;
     connection.close().await?;
     Ok(fault)

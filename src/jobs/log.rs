@@ -26,6 +26,7 @@ use crate::ca::log::NewCheckpoint;
 use crate::ca::log::StoredCheckpoint;
 use crate::ca::log::StoredTile;
 use crate::ca::log::fresh::FreshEntries;
+use crate::ca::log::seen::SeenLog;
 use crate::ca::replica::Duty;
 use crate::jobs::log::tree::Tree;
 use crate::journal::APPEND_LENGTH_MAX;
@@ -74,6 +75,8 @@ pub struct Follower {
     pub journal: Option<Arc<Journal>>,
     /// What this replica appended itself.
     pub fresh: Arc<FreshEntries>,
+    /// Told how far it has seen the log.
+    pub seen: Arc<SeenLog>,
     /// What it counts.
     pub metrics: Arc<LogMetrics>,
 }
@@ -149,6 +152,10 @@ impl Follower {
                 .zip(leaves)
                 .map(|(index, leaf)| Entry { index, leaf })
                 .collect();
+            // Before any of them is kept: from then on no database without them is written to.
+            if let Some(last) = entries.last() {
+                self.seen.follow(last.index, &last.leaf);
+            }
             self.grow(position, &entries).await;
             let kept = self.keep(position, entries).await;
             let full = count >= usize::try_from(LEAVES).unwrap_or(usize::MAX);

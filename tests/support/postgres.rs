@@ -294,6 +294,8 @@ impl Database<'_> {
         DbConfig {
             url: SecretString::from(self.server.url(user, &self.name)),
             archive_connections_max: 2,
+            require_synchronous: false,
+            seen: std::sync::Arc::default(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use openssl::pkey::PKey;
@@ -381,6 +382,8 @@ station_requests_at_once = 0
         let owner = db::config::DbConfig {
             url: SecretString::from(self.postgres.url(OWNER, DATABASE)?),
             archive_connections_max: 1,
+            require_synchronous: false,
+            seen: Arc::default(),
         };
         let runtime = crate::cli::runtime()?;
         runtime

@@ -5,7 +5,6 @@ use std::time::Duration;
 use std::time::Instant;
 
 use prometheus::IntGauge;
-use sqlx::postgres::PgConnectOptions;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
@@ -31,6 +30,7 @@ use crate::db::lane::Job;
 use crate::db::lane::Lane;
 use crate::db::ledger::aside;
 use crate::db::ledger::mixed_up;
+use crate::db::session::Session;
 use crate::db::vitals::Vitals;
 use crate::metrics::LedgerMetrics;
 
@@ -41,7 +41,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// goes on.
 pub struct PgBatches {
     lane: Lane<BatchJob>,
-    aside: PgConnectOptions,
+    aside: Session,
 }
 
 impl PgBatches {
@@ -51,10 +51,10 @@ impl PgBatches {
         let up = IntGauge::new("batches_up", "Whether the book of batches answers.")
             .map_err(|error| DbFault::Unavailable(error.to_string()))?;
         let vitals = Arc::new(Vitals::new(&[BatchJob::LANE], up));
-        let options = config.options(Purpose::Ledger(BatchJob::LANE))?;
+        let session = config.session(Purpose::Ledger(BatchJob::LANE))?;
         Ok(Self {
-            lane: Lane::start(options, vitals, Arc::clone(metrics)),
-            aside: config.options(Purpose::Aside)?,
+            lane: Lane::start(session, vitals, Arc::clone(metrics)),
+            aside: config.session(Purpose::Aside)?,
         })
     }
 

@@ -3,7 +3,6 @@
 
 use secrecy::ExposeSecret;
 use secrecy::SecretString;
-use sqlx::ConnectOptions;
 use sqlx::Connection;
 use sqlx::PgConnection;
 use sqlx::Row;
@@ -74,7 +73,7 @@ fn subscription(site: &str) -> String {
 
 /// Brings head office's schema up to date, as its owner.
 pub async fn migrate(config: &DbConfig) -> Result<(), DbFault> {
-    let mut connection = config.options(Purpose::Command)?.connect().await?;
+    let mut connection = config.session(Purpose::Command)?.connect().await?;
     MIGRATIONS
         .run(&mut connection)
         .await
@@ -252,7 +251,7 @@ pub async fn remove(config: &DbConfig, site: &str, forget_slot: bool) -> Result<
 }
 
 async fn connect(config: &DbConfig) -> Result<PgConnection, DbFault> {
-    Ok(config.options(Purpose::Command)?.connect().await?)
+    Ok(config.session(Purpose::Command)?.connect().await?)
 }
 
 async fn subscribed(here: &mut PgConnection, name: &str) -> Result<bool, DbFault> {

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use chrono::DateTime;
 use chrono::Utc;
-use sqlx::ConnectOptions;
 use sqlx::PgConnection;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
@@ -64,8 +63,8 @@ const LIVES: &str = "
     FROM life_event e JOIN claim c ON c.intent_id = e.intent_id";
 
 async fn connect(config: &DbConfig) -> Result<PgConnection, DbFault> {
-    let options = config.options(Purpose::Command)?;
-    Ok(options.connect().await?)
+    let session = config.session(Purpose::Command)?;
+    Ok(session.connect().await?)
 }
 
 /// Certificates whose place in the log is at or after `from` and before `to`, by their place.
