@@ -64,7 +64,7 @@ fn checkpoint(own: &OwnWorld, index: u64) -> String {
 }
 
 /// Replaces the database by an earlier state of it.
-fn restore(own: &OwnWorld, dump: &Path) {
+pub fn restore(own: &OwnWorld, dump: &Path) {
     let drop = "DROP DATABASE certfactory WITH (FORCE)";
     own.world
         .postgres("psql", &["-X", "-q", "-d", "postgres", "-c", drop]);
@@ -74,7 +74,7 @@ fn restore(own: &OwnWorld, dump: &Path) {
     own.world.postgres("psql", &restore);
 }
 
-fn dump(own: &OwnWorld) -> PathBuf {
+pub fn dump(own: &OwnWorld) -> PathBuf {
     let dump = own.world.dir.join("ledger.sql");
     let path = dump.to_str().unwrap();
     own.world

@@ -7,6 +7,7 @@ pub mod device;
 pub mod fault_module;
 pub mod faults;
 pub mod http;
+pub mod keeper;
 pub mod plants;
 pub mod recipient;
 pub mod replica;
