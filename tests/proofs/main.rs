@@ -16,6 +16,7 @@ mod batches;
 #[allow(dead_code, reason = "the tests use more of it")]
 #[path = "../pages/browser.rs"]
 mod browser;
+mod failover;
 mod flood;
 mod handshakes;
 mod idle;
@@ -87,6 +88,11 @@ fn main() {
             let most = arguments.get(2).map(|_| number(2, 0));
             handshakes::handshakes(seconds(number(1, 10)), most);
         }
+        Some("failover") => failover::failover(
+            arguments.get(1).expect("the nodes' directory").as_ref(),
+            number(2, 5),
+            seconds(number(3, 60)),
+        ),
         Some("flood") => {
             let rate = arguments.get(3).map(|_| number(3, 0));
             flood::flood(number(1, 3), seconds(number(2, 8)), rate);
@@ -99,7 +105,7 @@ fn main() {
         Some("idle-connections") => idle::idle(number(1, 10_000)),
         _ => {
             eprintln!(
-                "usage: proofs batches-kills [DEVICES [KILLS]] | batches-line [PAIRS [SECONDS]] | batches-list [DEVICES] | batches-full-disk [DEVICES] | handshakes [SECONDS [PER_SECOND_MAX]] | flood [PAIRS [SECONDS [PER_SECOND]]] | idle-connections [COUNT] | kills [COUNT] | ledger-seed COUNT [MONTHS] | ledger-search [COUNT] | ledger-export | log-kills [COUNT] | log-latency [COUNT] | database-outage [SECONDS] | hsm-outage [AWAY_SECONDS FROZEN_SECONDS] | orders [QUANTITY KILLS] | pages-paint [TIMES] | pages-viewers [PAIRS [SECONDS]] | plants [SECONDS [STATIONS]] | replicas-rolling [TIMES] | replicas-scale [ROUNDS [SECONDS]] | crl [ENTRIES SECONDS] | ocsp [SECONDS] | sizing [SECONDS] | sizing-measure FILE [SECONDS]"
+                "usage: proofs failover DIRECTORY [KILLS [PAUSE]] | batches-kills [DEVICES [KILLS]] | batches-line [PAIRS [SECONDS]] | batches-list [DEVICES] | batches-full-disk [DEVICES] | handshakes [SECONDS [PER_SECOND_MAX]] | flood [PAIRS [SECONDS [PER_SECOND]]] | idle-connections [COUNT] | kills [COUNT] | ledger-seed COUNT [MONTHS] | ledger-search [COUNT] | ledger-export | log-kills [COUNT] | log-latency [COUNT] | database-outage [SECONDS] | hsm-outage [AWAY_SECONDS FROZEN_SECONDS] | orders [QUANTITY KILLS] | pages-paint [TIMES] | pages-viewers [PAIRS [SECONDS]] | plants [SECONDS [STATIONS]] | replicas-rolling [TIMES] | replicas-scale [ROUNDS [SECONDS]] | crl [ENTRIES SECONDS] | ocsp [SECONDS] | sizing [SECONDS] | sizing-measure FILE [SECONDS]"
             );
             std::process::exit(2);
         }
