@@ -23,6 +23,10 @@ pub const PAGES: &[(&str, &str)] = &[
     ("rehearsal", include_str!("manual/rehearsal.md")),
     ("running", include_str!("manual/running.md")),
     ("replicas", include_str!("manual/replicas.md")),
+    (
+        "high-availability",
+        include_str!("manual/high-availability.md"),
+    ),
     ("monitoring", include_str!("manual/monitoring.md")),
     ("sizing", include_str!("manual/sizing.md")),
     ("problems", PROBLEMS),
@@ -220,6 +224,9 @@ pub mod running {}
 
 #[doc = include_str!("manual/replicas.md")]
 pub mod replicas {}
+
+#[doc = include_str!("manual/high-availability.md")]
+pub mod high_availability {}
 
 #[doc = include_str!("manual/monitoring.md")]
 pub mod monitoring {}
