@@ -220,14 +220,12 @@ pub async fn orders(
     reader(&request, who)?;
     let mut after = None;
     for (name, value) in search::pairs(request.query_string())? {
-        match name.as_str() {
-            "cursor" => after = Some(value),
-            _ => {
-                let what = certificates::printable(&name);
-                let detail = format!("{what}: is no parameter here");
-                return Err(Problem::new(Slug::InvalidParameter, detail));
-            }
+        if name != "cursor" {
+            let what = certificates::printable(&name);
+            let detail = format!("{what}: is no parameter here");
+            return Err(Problem::new(Slug::InvalidParameter, detail));
         }
+        after = Some(value);
     }
     let mut rows = office.book.orders(None, after, ORDERS_MAX).await?;
     let mut next = None;

@@ -78,7 +78,7 @@ impl Checking {
             match self.plants.verify(&state.site, orders).await {
                 Ok(round) => more |= round.more,
                 Err(fault) => {
-                    tracing::warn!(plant = state.site, %fault, "the plant is not looked at")
+                    tracing::warn!(plant = state.site, %fault, "the plant is not looked at");
                 }
             }
         }

@@ -13,13 +13,13 @@ async fn a_database_is_named_once_and_rows_from_before_bear_the_name_without_bei
     let database = Postgres::shared().database().await;
     let writer = ledger(&database).await;
     issue(&writer, &intent()).await;
-    let files = "SELECT sum(relfilenode)::bigint FROM pg_class WHERE relname ~ '^(intent|outcome|log_entry)'";
+    let files = "SELECT sum(relfilenode::bigint)::bigint FROM pg_class WHERE relname ~ '^(intent|outcome|log_entry)'";
     let before = database.number(files).await;
     site::name(&database.owner(), "hamburg", true)
         .await
         .unwrap();
     assert_eq!(database.number(files).await, before);
-    issue(&ledger(&database).await, &intent()).await;
+    issue(&writer, &intent()).await;
     for table in ["intent", "outcome"] {
         let named = format!("SELECT count(*) FROM {table} WHERE site = 'hamburg'");
         assert_eq!(database.number(&named).await, 2, "{table}");

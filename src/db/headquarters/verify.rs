@@ -369,7 +369,15 @@ async fn witness(
     }
     if let Some((covered, why)) = &disagrees {
         let key = covered.to_string();
-        found(connection, site, "checkpoint", &key, &[why.clone()], round).await?;
+        found(
+            connection,
+            site,
+            "checkpoint",
+            &key,
+            std::slice::from_ref(why),
+            round,
+        )
+        .await?;
     }
     let last: Option<(i64, chrono::DateTime<chrono::Utc>)> = last;
     sqlx::query(WITNESSED)
