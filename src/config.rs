@@ -878,6 +878,11 @@ fn ticket_keys(raw: &RawConfig, faults: &mut Vec<String>) -> Vec<JwsKey> {
     if raw.site.published && raw.site.id.is_none() {
         faults.push("site.published: site.id must be there: every row bears it".into());
     }
+    if let (true, Some(id), Some(audit)) = (raw.site.published, &raw.site.id, &raw.audit)
+        && !audit.origin.contains(id.as_str())
+    {
+        faults.push("audit.origin: must hold site.id where the site is published: head office has many logs".into());
+    }
     if raw.site.tickets_required && none {
         faults.push("site.tickets_required: no [[ticket_key]] is configured".into());
     }

@@ -317,6 +317,20 @@ fn changed_by_hand(
         404
     );
 
+    // One device's key at two plants, which neither can know.
+    let device = Device::p256();
+    let request = device.request("lightbulb");
+    let first = issued(&hamburg.own.world.client("station-01").issue(&request));
+    found(office, &first);
+    issued(&wroclaw.own.world.client("station-01").issue(&request));
+    office.wait_plant("wroclaw-2", seconds(10), |it| it["findings_open"] == 3);
+    let twice = findings("wroclaw-2");
+    let twice = twice.iter().find(|it| it["table"] == "outcome").unwrap();
+    assert_eq!(
+        twice["difference"],
+        "spki_sha256: plant hamburg certified it, too"
+    );
+
     // A plant that is removed is gone, with its rows.
     office.command(&["headquarters", "plant", "remove", "wroclaw-2"]);
     let listed = office.command(&["headquarters", "plant", "list"]);

@@ -36,7 +36,8 @@ const BEGIN: &str = "
     FROM plant_progress g JOIN plant p ON p.site = g.site
     WHERE g.site = $1 FOR NO KEY UPDATE OF g SKIP LOCKED";
 
-/// An intent by the names that its fields have in the log.
+/// An intent by the names that its fields have in the log; and which other plants have its serial number, or a
+/// device with its key: no constraint spans plants.
 const CERTIFICATES: &str = "
     SELECT o.arrival, o.intent_id::text AS key, o.der, o.fingerprint, o.log_index, o.recorded_at, l.leaf,
            CASE WHEN i.intent_id IS NOT NULL THEN jsonb_build_object(
@@ -46,7 +47,12 @@ const CERTIFICATES: &str = "
                'station', i.principal, 'order', i.work_order, 'request_sha256', encode(i.request_sha256, 'hex'),
                'supersedes', encode((SELECT p.serial_number FROM intent p
                                      WHERE p.site = i.site AND p.intent_id = i.supersedes), 'hex'),
-               'generation', i.generation, 'rework_reason', i.rework_reason) END AS fields
+               'generation', i.generation, 'rework_reason', i.rework_reason) END AS fields,
+           ARRAY(SELECT 'serial_number: plant ' || x.site || ' has it, too' FROM intent x
+                 WHERE x.serial_number = i.serial_number AND x.site <> $1)
+           || ARRAY(SELECT 'spki_sha256: plant ' || x.site || ' certified it, too' FROM intent x
+                    WHERE x.spki_sha256 = i.spki_sha256 AND x.site <> $1 AND x.kind = 'device' AND i.kind = 'device')
+               AS elsewhere
     FROM (SELECT * FROM outcome o WHERE o.site = $1 AND o.arrival > $2 ORDER BY o.arrival LIMIT $3) o
     LEFT JOIN intent i ON i.site = $1 AND i.intent_id = o.intent_id
     LEFT JOIN log_entry l ON l.site = $1 AND l.log_index = o.log_index
@@ -220,7 +226,8 @@ async fn check_certificates(
             recorded_at: row.try_get("recorded_at")?,
             leaf: row.try_get("leaf")?,
         };
-        let wrong = compare::certificate(&certificate);
+        let mut wrong = compare::certificate(&certificate);
+        wrong.extend(row.try_get::<Vec<String>, _>("elsewhere")?);
         if !wrong.is_empty() {
             let key: &str = row.try_get("key")?;
             found(connection, site, "outcome", key, &wrong, round).await?;
