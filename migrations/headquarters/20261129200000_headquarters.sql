@@ -57,16 +57,18 @@ CREATE TABLE finding (
     site       text        NOT NULL,
     table_name text        NOT NULL,
     row_key    text        NOT NULL,
+    held_to    text        NOT NULL CHECK (held_to IN ('first', 'log')),
     difference text        NOT NULL,
     found_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
     ended_at   timestamptz,
-    PRIMARY KEY (site, table_name, row_key)
+    PRIMARY KEY (site, table_name, row_key, held_to)
 );
 CREATE INDEX finding_open ON finding (site, found_at) WHERE ended_at IS NULL;
 COMMENT ON TABLE  finding            IS 'Rows of plants that do not agree with what the plant gave before, or with its log.';
 COMMENT ON COLUMN finding.site       IS 'The plant.';
 COMMENT ON COLUMN finding.table_name IS 'The table.';
 COMMENT ON COLUMN finding.row_key    IS 'The row''s key.';
+COMMENT ON COLUMN finding.held_to    IS 'What it was held against: first, the row as it first came; log, the plant''s log. What one finds, the other does not end.';
 COMMENT ON COLUMN finding.difference IS 'What differs, for people.';
 COMMENT ON COLUMN finding.found_at   IS 'Database time.';
 COMMENT ON COLUMN finding.ended_at   IS 'When the plant had put it right; null while it has not.';
@@ -84,10 +86,12 @@ DECLARE
 BEGIN
     IF what IS NULL THEN
         UPDATE public.finding f SET ended_at = clock_timestamp()
-            WHERE f.site = in_site AND f.table_name = in_table AND f.row_key = in_key AND f.ended_at IS NULL;
+            WHERE f.site = in_site AND f.table_name = in_table AND f.row_key = in_key AND f.held_to = 'first'
+              AND f.ended_at IS NULL;
     ELSE
-        INSERT INTO public.finding AS f (site, table_name, row_key, difference) VALUES (in_site, in_table, in_key, what)
-            ON CONFLICT (site, table_name, row_key) DO UPDATE
+        INSERT INTO public.finding AS f (site, table_name, row_key, held_to, difference)
+            VALUES (in_site, in_table, in_key, 'first', what)
+            ON CONFLICT (site, table_name, row_key, held_to) DO UPDATE
             SET difference = EXCLUDED.difference, found_at = EXCLUDED.found_at, ended_at = NULL;
     END IF;
 END
@@ -252,7 +256,8 @@ BEGIN
                 NEW.told := event ->> 'kind';
                 IF NEW.told IN ('confirmed', 'superseded', 'revoked', 'scrapped') THEN
                     NEW.about := event #>> '{event,serial_number}';
-                ELSIF NEW.told IN ('order-created', 'order-changed', 'order-closed', 'order-reported', 'ticket-redeemed') THEN
+                ELSIF NEW.told IN ('order-created', 'order-changed', 'order-closed', 'order-devices', 'order-reported',
+                                   'ticket-redeemed') THEN
                     NEW.about := event #>> '{event,order}';
                 END IF;
             END IF;
@@ -323,7 +328,7 @@ DECLARE
     called    text;
 BEGIN
     FOR published IN SELECT jsonb_object_keys(keys) LOOP
-        partition := published || '_' || replace(name, '-', '_');
+        partition := published || '_of_' || replace(name, '-', '_');
         CONTINUE WHEN to_regclass(format('public.%I', partition)) IS NOT NULL;
         EXECUTE format('CREATE TABLE public.%I PARTITION OF public.%I (PRIMARY KEY (%s)) FOR VALUES IN (%L)',
             partition, published, keys ->> published, name);
@@ -405,7 +410,7 @@ REVOKE ALL ON FUNCTION find_difference(text, text, text, jsonb, jsonb), row_arri
     drop_plant(text) FROM PUBLIC;
 GRANT USAGE ON SCHEMA public TO certfactory_headquarters;
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO certfactory_headquarters;
-GRANT INSERT (site, table_name, row_key, difference), UPDATE (difference, found_at, ended_at) ON finding
+GRANT INSERT (site, table_name, row_key, held_to, difference), UPDATE (difference, found_at, ended_at) ON finding
     TO certfactory_headquarters;
 GRANT UPDATE (certificates_arrival, certificates, events_arrival, events, tree_size, tree_peaks, checkpoint_size,
               checkpoint_at, disagrees) ON plant_progress

@@ -145,10 +145,10 @@ fn head_office_has_what_its_plants_made_and_names_what_was_changed_by_hand() {
 
 /// Head office signs an order for one plant, once; the plant takes it, and head office sees that it did.
 fn ordered_by_ticket(office: &HeadOffice, hamburg: &Plant, wroclaw: &Plant) {
-    let ask = |who: &str, quantity: u32| {
-        let expires_at = (chrono::Utc::now() + chrono::TimeDelta::hours(1)).to_rfc3339();
+    let ends = [1, 2].map(|hours| chrono::Utc::now() + chrono::TimeDelta::hours(hours));
+    let ask_until = |who: &str, quantity: u32, ends: chrono::DateTime<chrono::Utc>| {
         let wish = json!({
-            "site": "hamburg", "expires_at": expires_at,
+            "site": "hamburg", "expires_at": ends.to_rfc3339(),
             "order": { "name": "WO-2", "profile": "lightbulb", "quantity": quantity },
         });
         let headers = [("Content-Type", "application/json")];
@@ -156,12 +156,14 @@ fn ordered_by_ticket(office: &HeadOffice, hamburg: &Plant, wroclaw: &Plant) {
         let client = office.client(who);
         client.send("POST", "/v1/tickets", &headers, Some(body.as_bytes()))
     };
+    let ask = |who: &str, quantity: u32| ask_until(who, quantity, ends[0]);
     assert_eq!(ask("auditor", 3).slug(), "forbidden");
     let signed = ask("planner", 3);
     assert_eq!(signed.status, 201, "{signed:?}");
     let again = ask("planner", 3);
     assert_eq!((again.status, again.json()), (200, signed.json()));
     assert_eq!(ask("planner", 4).slug(), "ticket-widened");
+    assert_eq!(ask_until("planner", 3, ends[1]).slug(), "ticket-widened");
 
     let signed = signed.json();
     let ticket = signed["ticket"].as_str().unwrap();
@@ -282,6 +284,11 @@ fn changed_by_hand(
     let named = &findings("hamburg")[0];
     assert_eq!(named["table"], "life_event");
     assert_eq!(named["difference"], "the log has no entry of it");
+    // That it comes again as it was says nothing of the log.
+    hamburg.own.world.sql(&format!(
+        "UPDATE life_event SET kind = kind WHERE kind = 'scrapped'
+             AND intent_id = (SELECT intent_id FROM intent WHERE serial_number = decode('{serial}', 'hex'))"
+    ));
 
     // A count that an order's definition does not allow.
     hamburg.own.world.sql(
@@ -291,6 +298,26 @@ fn changed_by_hand(
     let named = findings("hamburg");
     let order = named.iter().find(|it| it["table"] == "work_order").unwrap();
     assert_eq!(order["key"], "WO-1");
+    // Until when it is open, which no trigger at the plant looks at.
+    hamburg
+        .own
+        .world
+        .sql("UPDATE work_order SET closes_at = '2030-01-01', quantity = quantity - 1 WHERE name = 'WO-1'");
+    let start = Instant::now();
+    loop {
+        let named = findings("hamburg");
+        let order = named.iter().find(|it| it["table"] == "work_order").unwrap();
+        if order["difference"].as_str().unwrap().contains("closes_at") {
+            break;
+        }
+        assert!(start.elapsed() < seconds(20), "{order}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(
+        office.plant("hamburg")["findings_open"],
+        2,
+        "the event is still one"
+    );
 
     // A log that was written anew is not the one that was signed before.
     let fine = office.plant("wroclaw-2")["witnessed_entries"].clone();

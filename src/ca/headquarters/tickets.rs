@@ -82,7 +82,9 @@ pub enum TicketFault {
     #[error("there is no plant of this name")]
     UnknownPlant,
     /// This order was signed for this plant, and said something else.
-    #[error("another ticket was signed for this order and plant; one is never changed")]
+    #[error(
+        "another ticket was signed for this order and plant, with other claims; one is never changed"
+    )]
     Differs,
     /// It would never be good.
     #[error("expires_at must be later than now and not_before")]
@@ -120,6 +122,7 @@ impl Headquarters {
         if let Some(time) = wish.not_before {
             claims["nbf"] = time.timestamp().into();
         }
+        let wanted = says(&claims);
         let internal = |fault: String| TicketFault::Internal(fault);
         let unsigned = ReportToBeSigned::build_ticket(&claims, &desk.reader.kid)
             .map_err(|fault| internal(fault.to_string()))?;
@@ -134,7 +137,7 @@ impl Headquarters {
             .keep_ticket(jti.clone(), wish.site, wish.name, ticket, wish.by)
             .await?;
         let is_new = kept.jti == jti;
-        if !is_new && desk.order_in(&kept.ticket) != Some(wish.order) {
+        if !is_new && desk.says(&kept.ticket) != Some(wanted) {
             return Err(TicketFault::Differs);
         }
         Ok((kept, is_new))
@@ -142,11 +145,16 @@ impl Headquarters {
 }
 
 impl TicketDesk {
-    /// What a ticket of ours orders.
-    fn order_in(&self, compact: &str) -> Option<Value> {
+    /// What a ticket of ours says.
+    fn says(&self, compact: &str) -> Option<[Value; 3]> {
         let keys = std::slice::from_ref(&self.reader);
         let verified = jws::verify(compact, ticket::TYP, keys).ok()?;
         let claims: Value = serde_json::from_slice(&verified.payload).ok()?;
-        claims.get("order").cloned()
+        Some(says(&claims))
     }
+}
+
+/// What a planner asked for: the order, and from when until when the ticket is good.
+fn says(claims: &Value) -> [Value; 3] {
+    ["order", "nbf", "exp"].map(|claim| claims[claim].clone())
 }

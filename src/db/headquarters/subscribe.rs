@@ -22,6 +22,9 @@ const ABOUT_PLANT: &str = "
                 (SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user), (SELECT id FROM site)', $2))
         AS about (wal_level text, published boolean, may_replicate boolean, site text)";
 
+/// Statements of this session are not for the server's log.
+const QUIET: &str = "SET log_statement = 'none'; SET log_min_error_statement = 'panic'; SET log_min_duration_statement = -1";
+
 /// Why a plant was not added.
 #[derive(Debug, thiserror::Error)]
 pub enum PlantFault {
@@ -101,7 +104,7 @@ pub async fn add(config: &DbConfig, plant: &NewPlant) -> Result<(), PlantFault> 
     .map_err(DbFault::from)?;
     sqlx::query(
         "UPDATE finding f SET ended_at = clock_timestamp()
-         FROM plant p WHERE p.site = $1 AND f.site = $1 AND f.table_name = 'checkpoint' AND f.ended_at IS NULL
+         FROM plant p WHERE p.site = $1 AND f.site = $1 AND f.table_name = 'checkpoint' AND f.held_to = 'log' AND f.ended_at IS NULL
            AND p.log_key IS DISTINCT FROM $2",
     )
     .bind(&plant.site)
@@ -144,6 +147,11 @@ pub async fn add(config: &DbConfig, plant: &NewPlant) -> Result<(), PlantFault> 
         .fetch_one(&mut here)
         .await
         .map_err(DbFault::from)?;
+        // The address may hold a password: the server's log is not to have it, even where this fails.
+        sqlx::raw_sql(QUIET)
+            .execute(&mut here)
+            .await
+            .map_err(DbFault::from)?;
         sqlx::raw_sql(sqlx::AssertSqlSafe(statement))
             .execute(&mut here)
             .await

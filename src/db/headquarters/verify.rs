@@ -1,6 +1,8 @@
 //! Holds a plant's rows against its log, and its log against its checkpoints. One round is one transaction
 //! that holds the row of the plant's progress: two head offices on one database do not do it twice.
 
+use std::collections::BTreeMap;
+
 use sqlx::Connection;
 use sqlx::PgConnection;
 use sqlx::Row;
@@ -26,6 +28,8 @@ use crate::pki::note::VerifierKey;
 const ROWS: i64 = 2_000;
 /// Entries that are hashed in a round.
 const ENTRIES: u64 = 20_000;
+/// Checkpoints that are looked at in a round: each costs two questions and a signature.
+const CHECKPOINTS_MAX: u32 = 500;
 
 /// Where the plant's first copy is complete: until then rows come table by table.
 const BEGIN: &str = "
@@ -70,16 +74,26 @@ const EVENTS: &str = "
         ORDER BY l.log_index LIMIT 1) l ON true
     ORDER BY e.arrival";
 
-/// Orders as they stand, beside what the log last said of them.
+/// Orders as they stand, beside what the log last said of each part of them; and where it said something of
+/// a part that the row has not.
 const ORDERS: &str = "
-    SELECT w.name AS key, l.log_index, l.leaf,
-           jsonb_build_object('order', w.name, 'profile', w.profile, 'quantity', w.quantity,
-               'scrap_allowance', w.scrap_allowance, 'reworks_max', w.reworks_max, 'stations', w.stations) AS fields
+    SELECT w.name AS key, l.log_index, l.leaf, said.fields
     FROM work_order w
+    CROSS JOIN LATERAL (VALUES
+        (ARRAY['order-created', 'order-changed'], true, jsonb_build_object(
+            'order', w.name, 'profile', w.profile, 'quantity', w.quantity, 'scrap_allowance', w.scrap_allowance,
+            'reworks_max', w.reworks_max, 'stations', w.stations)),
+        (ARRAY['order-created'], true, jsonb_build_object(
+            'device_first', w.device_first, 'device_last', w.device_last, 'device_pattern', w.device_pattern,
+            'opens_at', w.opens_at, 'closes_at', w.closes_at, 'by', w.created_by)),
+        (ARRAY['order-closed'], w.closed_at IS NOT NULL, jsonb_build_object('by', w.closed_by)),
+        (ARRAY['order-devices'], w.device_count IS NOT NULL, jsonb_build_object(
+            'device_count', w.device_count, 'device_list_sha256', encode(w.device_list_sha256, 'hex')))
+    ) said (kinds, needed, fields)
     LEFT JOIN LATERAL (SELECT l.log_index, l.leaf FROM log_entry l
-        WHERE l.site = $1 AND l.about = w.name AND l.told IN ('order-created', 'order-changed')
+        WHERE l.site = $1 AND l.about = w.name AND l.told = ANY (said.kinds)
         ORDER BY l.log_index DESC LIMIT 1) l ON true
-    WHERE w.site = $1";
+    WHERE w.site = $1 AND (said.needed OR l.leaf IS NOT NULL)";
 
 const CHECKPOINTS: &str = "SELECT size, note, root, created_at FROM checkpoint
     WHERE site = $1 AND size > $2 ORDER BY size LIMIT 1";
@@ -88,13 +102,13 @@ const LEAVES: &str = "SELECT log_index, leaf FROM log_entry
     WHERE site = $1 AND log_index >= $2 AND log_index < $3 ORDER BY log_index";
 
 const FOUND: &str =
-    "INSERT INTO finding AS f (site, table_name, row_key, difference) VALUES ($1, $2, $3, $4)
-    ON CONFLICT (site, table_name, row_key) DO UPDATE
+    "INSERT INTO finding AS f (site, table_name, row_key, held_to, difference) VALUES ($1, $2, $3, 'log', $4)
+    ON CONFLICT (site, table_name, row_key, held_to) DO UPDATE
     SET difference = EXCLUDED.difference, found_at = clock_timestamp(), ended_at = NULL
     WHERE f.difference <> EXCLUDED.difference OR f.ended_at IS NOT NULL";
 
 const RIGHT_AGAIN: &str = "UPDATE finding SET ended_at = clock_timestamp()
-    WHERE site = $1 AND table_name = $2 AND ended_at IS NULL AND row_key <> ALL ($3)";
+    WHERE site = $1 AND table_name = $2 AND held_to = 'log' AND ended_at IS NULL AND row_key <> ALL ($3)";
 
 const END: &str = "UPDATE plant_progress
     SET certificates_arrival = $2, certificates = certificates + $3, events_arrival = $4, events = events + $5
@@ -274,19 +288,23 @@ async fn check_orders(
         .bind(site)
         .fetch_all(&mut *connection)
         .await?;
-    let mut differing = Vec::new();
+    let mut differing: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for row in &rows {
         let wrong = told_otherwise(row)?;
         if !wrong.is_empty() {
-            let key: String = row.try_get("key")?;
-            found(connection, site, "work_order", &key, &wrong, round).await?;
-            differing.push(key);
+            differing
+                .entry(row.try_get("key")?)
+                .or_default()
+                .extend(wrong);
         }
+    }
+    for (key, wrong) in &differing {
+        found(connection, site, "work_order", key, wrong, round).await?;
     }
     sqlx::query(RIGHT_AGAIN)
         .bind(site)
         .bind("work_order")
-        .bind(differing)
+        .bind(differing.into_keys().collect::<Vec<_>>())
         .execute(connection)
         .await?;
     Ok(())
@@ -338,7 +356,11 @@ async fn witness(
     let mut last = None;
     let mut disagrees = None;
     let begun = edge.size();
-    while disagrees.is_none() && edge.size() < begun + ENTRIES {
+    for looked in 0.. {
+        if edge.size() >= begun + ENTRIES || looked == CHECKPOINTS_MAX {
+            round.more = true;
+            break;
+        }
         let row = sqlx::query(CHECKPOINTS)
             .bind(site)
             .bind(signed(edge.size())?)
