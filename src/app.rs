@@ -9,6 +9,7 @@ mod repository;
 mod sockets;
 pub mod supervision;
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::path::PathBuf;
@@ -86,6 +87,7 @@ use crate::metrics::StandbyMetrics;
 use crate::metrics::StateMetrics;
 use crate::metrics::TlsMetrics;
 use crate::pki::entry::LOG_KEY_NAME;
+use crate::pki::issuer::Issuer;
 use crate::pki::key_policy::SignatureAlgorithm;
 use crate::pki::report;
 use crate::telemetry::Level;
@@ -156,11 +158,10 @@ impl App {
         level: Level,
         part: Part,
     ) -> anyhow::Result<Self> {
-        let sockets = Sockets::handed_over()?;
+        let sockets = Sockets::handed_over(&listening(&config, part))?;
         let registry = Registry::new();
         register_process_metrics(&registry)?;
         let issuance = Arc::new(IssuanceMetrics::new(&registry)?);
-        let http_metrics = Arc::new(HttpMetrics::new(&registry)?);
         let clock = Arc::new(SystemClock);
 
         let database = database_config(&config)?;
@@ -168,53 +169,29 @@ impl App {
         check_site(&config, &database).await?;
         let ledger_metrics = Arc::new(LedgerMetrics::new(&registry)?);
         let fresh = Arc::new(FreshEntries::default());
-        let replica = Arc::new(Replica::new(part));
+        let (replica, standing) =
+            take_place(&config, &database, part, &ledger_metrics, &registry).await?;
         let holder = Some(replica.id);
         let ledger =
             db::ledger::PgLedger::start(&database, &ledger_metrics, fresh.clone(), holder)?;
         let batches = db::batches::PgBatches::start(&database, &ledger_metrics)?;
-        let log_book = db::log::PgLog::start(&database, &ledger_metrics)?;
-        let log_book: Arc<dyn LogBook> = Arc::new(log_book);
         let standby = standby(&config, &database, &registry)?;
-        let log_shelf = db::log::PgLog::for_readers(&database, standby.as_ref())?;
-        let log_shelf = Arc::new(log_shelf.counted("log_readers", &ledger_metrics));
+        let [log_book, log_shelf] = log_books(&database, standby.as_ref(), &ledger_metrics)?;
         let log = log::open(&config, log_book.as_ref()).await?;
         let searches = db::standby::Reading::new(&database, standby.as_ref())?;
         let searches = searches.counted("archive", &ledger_metrics);
         let archive = searches.primary();
-        // Of their own: no search, however slow, keeps a disabled station's row from being read.
-        let watch = db::config::DbConfig {
-            archive_connections_max: 2,
-            ..database.clone()
-        };
-        let watch: Arc<dyn Archive> = Arc::new(db::archive::PgArchive::new(&watch)?);
+        let watch = watching(&database)?;
 
         // Before anything logs in to a token: a start that ends here has spent no try of a PIN.
         let tls = first_tls(&config, clock.as_ref(), &registry)?;
-        let hsm = hsm::Hsm::start(
-            token_configs(&config),
-            &Arc::new(HsmMetrics::new(&registry)?),
-        );
-
-        let standing = PgReplicas::claim(
-            &database,
-            Arc::clone(&replica),
-            config.instance,
-            &ledger_metrics,
-            ReplicaMetrics::new(&registry)?,
-        );
-        let standing = standing
-            .await
-            .context("taking a place among the replicas")?;
+        let hsm_metrics = Arc::new(HsmMetrics::new(&registry)?);
+        let hsm = hsm::Hsm::start(token_configs(&config), &hsm_metrics);
         show_ends(&config, &issuance);
         let ca = Arc::new(Ca {
-            issuers: config
-                .issuers
-                .iter()
-                .map(|i| (i.name.clone(), i.clone()))
-                .collect(),
+            issuers: by_name(&config),
             profiles: Profiles::new(&config.profiles),
-            replica: Arc::clone(&replica),
+            replica,
             signer: Arc::clone(&hsm) as Arc<dyn Signer>,
             orders: Arc::clone(&ledger) as Arc<dyn OrderBook>,
             report_key: config.report_key.clone(),
@@ -227,10 +204,7 @@ impl App {
             log_book,
             log_shelf,
             log: Arc::clone(&log.watch),
-            floor: Floor::new(Arc::new(db::floor::PgFloor::new(
-                &database,
-                standby.as_ref(),
-            )?)),
+            floor: floor(&database, standby.as_ref())?,
             stations: station_issuing(&config),
             ledger: ledger as Arc<dyn Ledger>,
             archive: Arc::new(archive.clone()),
@@ -240,43 +214,34 @@ impl App {
             metrics: issuance.clone(),
         });
 
-        let log_metrics = Arc::new(LogMetrics::new(&registry)?);
-        let files = reload::files(&config.raw);
         let config = Arc::new(config);
         keep_standing(standing, &ca, &config);
-        log.follow(&config, &ca, (fresh, database.seen.clone()), log_metrics)?;
+        let seen = (fresh, database.seen.clone());
+        log.follow(&config, &ca, seen, Arc::new(LogMetrics::new(&registry)?))?;
         let principals = first_principals(&ca).await?;
         let shelf = repository::publish(&config, &database, &ca, &registry).await?;
-        keep(&ca, watch, &principals);
+        keep(&ca, watch, &principals, &tls);
         keep_beating(&config, &database)?;
         measure(&config, &database, &ca, archive, &registry)?;
         let batches = batch_runner(&config, &ca, &registry)?;
         let flights = Arc::new(Flights::default());
         let around = Data::new(Around {
             flights: flights.clone(),
-            http: http_metrics,
+            http: Arc::new(HttpMetrics::new(&registry)?),
             issuance,
         });
-        let reload_metrics = ReloadMetrics::new(&registry, ca.clock.now())?;
-        tokio::spawn(keep_tls_files(ca.clock.clone(), tls.clone()));
-        let mut listeners = Listeners {
-            sockets,
-            servers: Vec::new(),
-            handed_over: Vec::new(),
+        let reloader = reloader(path, &config, &ca, &tls, level, &registry)?;
+        let front = Front {
+            config: &config,
+            database: &database,
+            ca: &ca,
+            shelf: &shelf,
+            registry: &registry,
+            tls: &tls,
+            principals,
+            around,
         };
-        if part.serves() {
-            let routes = api_routes(&config, &ca, &shelf, principals);
-            listeners.add(config.raw.http.listen, |sockets| {
-                listener::serve(&config.raw.http, around, &tls, routes, sockets)
-            })?;
-            if let Some(section) = &config.raw.repository {
-                listeners.add(section.listen, |sockets| {
-                    let listen = section.listen;
-                    repository::serve(listen, &config, &database, &ca, &shelf, &registry, sockets)
-                })?;
-            }
-        }
-        listeners.sockets.all_taken()?;
+        let mut listeners = front.listen(sockets)?;
         let listen = config.raw.operations.listen;
         let about = Data::from(ca.clone());
         let (operations, handle) = serve_operations(listen, registry, &flights, move |service| {
@@ -288,15 +253,7 @@ impl App {
             hsm,
             flights,
             leave: Duration::from_secs(config.raw.http.drain_seconds.into()).max(LEAVE_MIN),
-            reloader: Reloader {
-                path: path.to_owned(),
-                files,
-                started: config,
-                ca: Arc::clone(&ca),
-                tls,
-                level,
-                metrics: reload_metrics,
-            },
+            reloader,
             ca,
             servers: listeners.servers,
             handed_over: listeners.handed_over,
@@ -359,27 +316,142 @@ impl App {
     }
 }
 
-/// What listens, and on whose sockets.
+/// Where a replica listens to others than operations.
+fn listening(config: &Config, part: Part) -> Vec<SocketAddr> {
+    let repository = config.raw.repository.as_ref();
+    let addresses = std::iter::once(config.raw.http.listen).chain(repository.map(|it| it.listen));
+    addresses.filter(|_| part.serves()).collect()
+}
+
+/// What is needed to listen to others than operations.
+struct Front<'a> {
+    config: &'a Config,
+    database: &'a db::config::DbConfig,
+    ca: &'a Arc<Ca>,
+    shelf: &'a Arc<CrlShelf>,
+    registry: &'a Registry,
+    tls: &'a Tls,
+    principals: Data<Principals>,
+    around: Data<Around>,
+}
+
+/// What listens, and of which of them the sockets are somebody else's.
+#[derive(Default)]
 struct Listeners {
-    sockets: Sockets,
     servers: Vec<ServerHandle>,
     handed_over: Vec<ServerHandle>,
 }
 
+impl Front<'_> {
+    /// Listens where its part is to.
+    fn listen(self, mut sockets: Sockets) -> anyhow::Result<Listeners> {
+        let mut listeners = Listeners::default();
+        if !self.ca.replica.part.serves() {
+            return Ok(listeners);
+        }
+        let (config, ca, crls) = (self.config, self.ca, self.shelf);
+        let socket = sockets.take(config.raw.http.listen);
+        let ours = socket.is_none();
+        let routes = api_routes(config, ca, crls, self.principals);
+        let http = &config.raw.http;
+        let api = listener::serve(http, self.around, self.tls, routes, socket)?;
+        listeners.add(api, ours);
+        if let Some(section) = &config.raw.repository {
+            let listen = section.listen;
+            let socket = sockets.take(listen);
+            let ours = socket.is_none();
+            let (database, registry) = (self.database, self.registry);
+            let server = repository::serve(listen, config, database, ca, crls, registry, socket)?;
+            listeners.add(server, ours);
+        }
+        Ok(listeners)
+    }
+}
+
 impl Listeners {
-    fn add(
-        &mut self,
-        listen: SocketAddr,
-        serve: impl FnOnce(&mut Sockets) -> anyhow::Result<ServerHandle>,
-    ) -> anyhow::Result<()> {
-        let handed_over = self.sockets.holds(listen);
-        let server = serve(&mut self.sockets)?;
-        if handed_over {
+    fn add(&mut self, server: ServerHandle, ours: bool) {
+        if !ours {
             self.handed_over.push(server.clone());
         }
         self.servers.push(server);
-        Ok(())
     }
+}
+
+/// An instance octet, and what this replica does first.
+async fn take_place(
+    config: &Config,
+    database: &db::config::DbConfig,
+    part: Part,
+    ledger_metrics: &Arc<LedgerMetrics>,
+    registry: &Registry,
+) -> anyhow::Result<(Arc<Replica>, PgReplicas)> {
+    let replica = Arc::new(Replica::new(part));
+    let standing = PgReplicas::claim(
+        database,
+        Arc::clone(&replica),
+        config.instance,
+        ledger_metrics,
+        ReplicaMetrics::new(registry)?,
+    );
+    let standing = standing.await;
+    let standing = standing.context("taking a place among the replicas")?;
+    Ok((replica, standing))
+}
+
+/// Connections of their own: no search, however slow, keeps a disabled station's row from being read.
+fn watching(database: &db::config::DbConfig) -> anyhow::Result<Arc<dyn Archive>> {
+    let watch = db::config::DbConfig {
+        archive_connections_max: 2,
+        ..database.clone()
+    };
+    Ok(Arc::new(db::archive::PgArchive::new(&watch)?))
+}
+
+/// The log, and the same for readers from outside.
+fn log_books(
+    database: &db::config::DbConfig,
+    standby: Option<&Arc<db::standby::Standby>>,
+    metrics: &Arc<LedgerMetrics>,
+) -> anyhow::Result<[Arc<dyn LogBook>; 2]> {
+    let book = db::log::PgLog::start(database, metrics)?;
+    let shelf = db::log::PgLog::for_readers(database, standby)?;
+    Ok([
+        Arc::new(book),
+        Arc::new(shelf.counted("log_readers", metrics)),
+    ])
+}
+
+fn floor(
+    database: &db::config::DbConfig,
+    standby: Option<&Arc<db::standby::Standby>>,
+) -> anyhow::Result<Arc<Floor>> {
+    let book = db::floor::PgFloor::new(database, standby)?;
+    Ok(Floor::new(Arc::new(book)))
+}
+
+/// What takes a new configuration, which came from `path`, beside the one that the service starts with.
+fn reloader(
+    path: &Path,
+    config: &Arc<Config>,
+    ca: &Arc<Ca>,
+    tls: &Arc<Tls>,
+    level: Level,
+    registry: &Registry,
+) -> anyhow::Result<Reloader> {
+    Ok(Reloader {
+        path: path.to_owned(),
+        files: reload::files(&config.raw),
+        started: Arc::clone(config),
+        ca: Arc::clone(ca),
+        tls: Arc::clone(tls),
+        level,
+        metrics: ReloadMetrics::new(registry, ca.clock.now())?,
+    })
+}
+
+fn by_name(config: &Config) -> HashMap<String, Arc<Issuer>> {
+    let issuers = config.issuers.iter();
+    issuers.map(|i| (i.name.clone(), i.clone())).collect()
 }
 
 /// Keeps this replica's place among the others; a new instance octet is told to the log.
@@ -505,7 +577,8 @@ fn keep_beating(config: &Config, database: &db::config::DbConfig) -> anyhow::Res
 }
 
 /// What goes on as long as the service does.
-fn keep(ca: &Arc<Ca>, watch: Arc<dyn Archive>, principals: &Data<Principals>) {
+fn keep(ca: &Arc<Ca>, watch: Arc<dyn Archive>, principals: &Data<Principals>, tls: &Arc<Tls>) {
+    tokio::spawn(keep_tls_files(ca.clock.clone(), tls.clone()));
     if ca.replica.part.serves() {
         tokio::spawn(keep_principals(watch.clone(), principals.clone()));
         tokio::spawn(keep_recounting(ca.clone()));

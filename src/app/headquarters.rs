@@ -111,9 +111,9 @@ impl Office {
                 .app_data(about.clone())
                 .configure(http::headquarters_api);
         };
-        let mut sockets = Sockets::handed_over()?;
-        let api = listener::serve(&config.http, around, &tls, routes, &mut sockets)?;
-        sockets.all_taken()?;
+        let mut sockets = Sockets::handed_over(&[config.http.listen])?;
+        let socket = sockets.take(config.http.listen);
+        let api = listener::serve(&config.http, around, &tls, routes, socket)?;
         let listen = config.operations.listen;
         let (operations, operations_handle) =
             app::serve_operations(listen, registry, &flights, move |service| {

@@ -1,6 +1,7 @@
 //! The API's listener: accept, the door, TLS, HTTP, the route table.
 
 use std::net::SocketAddr;
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use actix_http::HttpService;
@@ -20,7 +21,6 @@ use actix_web::web::Data;
 use actix_web::web::ServiceConfig;
 use anyhow::Context;
 
-use crate::app::sockets::Sockets;
 use crate::config::HttpSection;
 use crate::http;
 use crate::http::door::Door;
@@ -39,14 +39,14 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// Connections that the kernel keeps until they are accepted.
 const BACKLOG: u32 = 1024;
 
-/// Starts it, with these routes and what they need, on the socket that was handed over for its address or one
-/// of its own; a port of 0 takes a free one.
+/// Starts it, with these routes and what they need, on the socket that was handed over or one of its own; a
+/// port of 0 takes a free one.
 pub(super) fn serve(
     section: &HttpSection,
     around: Data<Around>,
     tls: &Tls,
     routes: impl Fn(&mut ServiceConfig) + Clone + Send + 'static,
-    sockets: &mut Sockets,
+    socket: Option<TcpListener>,
 ) -> anyhow::Result<ServerHandle> {
     let door = Door::new(
         section.connections_per_address_max,
@@ -54,7 +54,7 @@ pub(super) fn serve(
         around.http.connections_refused.clone(),
     );
     let acceptor = tls.acceptor()?;
-    let listener = match sockets.take(section.listen) {
+    let listener = match socket {
         Some(socket) => Ok(socket),
         None => listen(section.listen),
     };

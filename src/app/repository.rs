@@ -1,6 +1,7 @@
 //! The repository listener, and the task that keeps what it serves up to date.
 
 use std::net::SocketAddr;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
@@ -13,7 +14,6 @@ use anyhow::Context;
 use chrono::TimeDelta;
 use prometheus::Registry;
 
-use crate::app::sockets::Sockets;
 use crate::ca::Ca;
 use crate::ca::crl::CrlPublisher;
 use crate::ca::crl::CrlShelf;
@@ -54,7 +54,7 @@ pub(super) async fn publish(
     Ok(shelf)
 }
 
-/// The listener, on the socket that was handed over for its address or one of its
+/// The listener, on the socket that was handed over or one of its
 /// own. Plain HTTP: a CRL that could only be fetched over TLS
 /// would need itself (RFC 5280 8).
 pub(super) fn serve(
@@ -64,7 +64,7 @@ pub(super) fn serve(
     ca: &Arc<Ca>,
     shelf: &Arc<CrlShelf>,
     registry: &Registry,
-    sockets: &mut Sockets,
+    socket: Option<TcpListener>,
 ) -> anyhow::Result<ServerHandle> {
     let responders = config.responders.iter();
     let ocsp = OcspService::new(
@@ -94,7 +94,7 @@ pub(super) fn serve(
         .keep_alive(Duration::from_secs(15))
         .shutdown_timeout(1)
         .disable_signals();
-    let server = match sockets.take(listen) {
+    let server = match socket {
         Some(socket) => server.listen(socket),
         None => server.bind(listen),
     };

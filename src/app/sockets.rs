@@ -11,38 +11,30 @@ use listenfd::ListenFd;
 pub(super) struct Sockets(Vec<(SocketAddr, TcpListener)>);
 
 impl Sockets {
-    /// What this process was started with; nothing, as a rule.
-    pub(super) fn handed_over() -> anyhow::Result<Self> {
+    /// What this process was started with; nothing, as a rule. One for an address where nothing is to listen
+    /// is an error: stations would wait in it for ever.
+    pub(super) fn handed_over(listening: &[SocketAddr]) -> anyhow::Result<Self> {
         let mut from = ListenFd::from_env();
         let mut found = Vec::new();
         for place in 0..from.len() {
             let socket = from.take_tcp_listener(place);
             let socket = socket.context("a socket that was handed over listens to no TCP port")?;
             let Some(socket) = socket else { continue };
+            let address = socket.local_addr()?;
+            if !listening.contains(&address) {
+                anyhow::bail!(
+                    "a socket was handed over for {address}, where nothing is configured to listen: [http] listen and [repository] listen say where"
+                );
+            }
             socket.set_nonblocking(true)?;
-            found.push((socket.local_addr()?, socket));
+            found.push((address, socket));
         }
         Ok(Self(found))
-    }
-
-    /// Whether there is one for this address.
-    pub(super) fn holds(&self, listen: SocketAddr) -> bool {
-        self.0.iter().any(|(address, _)| *address == listen)
     }
 
     /// The socket of a configured address.
     pub(super) fn take(&mut self, listen: SocketAddr) -> Option<TcpListener> {
         let place = self.0.iter().position(|(address, _)| *address == listen)?;
         Some(self.0.swap_remove(place).1)
-    }
-
-    /// Whether each was taken: one that was not would let stations wait for ever.
-    pub(super) fn all_taken(&self) -> anyhow::Result<()> {
-        match self.0.first() {
-            None => Ok(()),
-            Some((address, _)) => anyhow::bail!(
-                "a socket was handed over for {address}, where nothing is configured to listen: [http] listen and [repository] listen say where"
-            ),
-        }
     }
 }

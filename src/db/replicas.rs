@@ -52,7 +52,7 @@ const OCTETS: i32 = 0x6366_0001;
 /// First key of the advisory locks on duties ("cf", 2); the second is the duty's place in [`Duty::EACH`].
 const DUTIES: i32 = 0x6366_0002;
 
-/// pg_locks(5): of two keys the first is the class, the second the object, and the sub-object is 2.
+/// `pg_locks(5)`: of two keys the first is the class, the second the object, and the sub-object is 2.
 const LOCKS: &str =
     "SELECT classid::int8 AS class, objid::int8 AS object, pid = pg_backend_pid() AS own
     FROM pg_locks
@@ -385,7 +385,7 @@ impl PgReplicas {
 
     fn show(&self) {
         let standing = self.replica.standing();
-        let octet = standing.octet.map_or(0, |octet| octet.get());
+        let octet = standing.octet.map_or(0, InstanceByte::get);
         self.metrics.instance.set(octet.into());
         for duty in Duty::EACH {
             let gauge = self.metrics.duty.with_label_values(&[duty.as_str()]);

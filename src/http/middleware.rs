@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
+use actix_http::ConnectionType;
 use actix_web::Error;
 use actix_web::HttpMessage;
 use actix_web::HttpRequest;
@@ -11,7 +12,7 @@ use actix_web::HttpResponse;
 use actix_web::body::BoxBody;
 use actix_web::dev::ServiceRequest;
 use actix_web::dev::ServiceResponse;
-use actix_web::http::header::{self, HeaderName, HeaderValue};
+use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
@@ -167,7 +168,9 @@ pub async fn around(
         headers.insert(HeaderName::from_static("x-request-id"), value);
     }
     if around.flights.leaving() {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        // A header of this name would be left out: the connection's own end is what says so.
+        let head = response.response_mut().head_mut();
+        head.set_connection_type(ConnectionType::Close);
     }
     let elapsed = start.elapsed();
     around

@@ -27,18 +27,16 @@ async fn claim(
 ) -> (Arc<Replica>, Result<PgReplicas, LedgerFault>) {
     let replica = Arc::new(Replica::new(part));
     let registry = Registry::new();
-    let (config, metrics) = (
-        database.service(),
-        Arc::new(LedgerMetrics::new(&registry).unwrap()),
-    );
+    let config = database.service();
+    let ledger_metrics = Arc::new(LedgerMetrics::new(&registry).unwrap());
     let claimed = PgReplicas::claim(
         &config,
         Arc::clone(&replica),
         wanted.and_then(InstanceByte::new),
-        &metrics,
+        &ledger_metrics,
         ReplicaMetrics::new(&registry).unwrap(),
-    );
-    let claimed = claimed.await;
+    )
+    .await;
     (replica, claimed)
 }
 

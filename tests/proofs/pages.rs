@@ -161,7 +161,7 @@ fn service(world: &World) -> String {
 }
 
 /// The first `count` of user, system, and the same of children that have ended.
-pub fn ticks(process: &str, count: usize) -> u64 {
+fn ticks(process: &str, count: usize) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     let after_name = stat.rsplit(')').next().unwrap();
     let fields = after_name.split(' ').skip(12).take(count);

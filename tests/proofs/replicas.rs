@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::load::{History, Load};
-use crate::pages::ticks;
+use crate::load::Load;
 use crate::support::faults::signal;
 use crate::support::replica::{HaProxy, Replica, start_on_socket};
 use crate::support::world::{OwnWorld, World, free_port};
@@ -96,27 +95,22 @@ fn on_one_socket(times: u32) {
         );
     }
     load.wait_issued(500, seconds(60));
-    let slowest = load.history.clone();
     report("on one socket", &own, load);
-    println!(
-        "slowest answer             {} ms",
-        slowest
-            .slowest_ms
-            .load(std::sync::atomic::Ordering::Relaxed)
-    );
     signal(service.id(), Signal::SIGTERM);
     service.wait().unwrap();
 }
 
 fn report(how: &str, own: &OwnWorld, load: Load) {
-    let history: std::sync::Arc<History> = load.stop();
+    let history = load.stop();
     history.holds_against(&own.world);
-    println!(
-        "{how}: {} certificates, all in the ledger byte for byte, none twice; failed requests and connections follow if there were any",
-        history.certificates.lock().unwrap().len()
-    );
     history.saw_no_failure();
-    println!("{how}: 0 failed requests, 0 failed connections");
+    let answers = history.answers.lock().unwrap();
+    let gaps = answers.windows(2).map(|pair| pair[1].0 - pair[0].0);
+    println!(
+        "{how}: {} certificates, all in the ledger byte for byte, none twice; 0 failed requests, 0 failed connections; longest time without an answer {:.2} s",
+        history.certificates.lock().unwrap().len(),
+        gaps.max().unwrap_or_default().as_secs_f64()
+    );
 }
 
 /// A share of a core for one replica. Removed when dropped.
@@ -236,11 +230,6 @@ fn measure(own: &OwnWorld, replicas: &mut [Replica], percent: u32, time: u32) ->
     for (replica, quota) in replicas.iter().zip(&quotas) {
         quota.hold(replica.pid());
     }
-    let used = || {
-        let ticks = |replica: &Replica| ticks(&replica.pid().to_string(), 2);
-        replicas.iter().map(ticks).sum::<u64>()
-    };
-    let before = used();
     let output = Command::new(crate::support::world::PROGRAM)
         .args(["benchmark", "line", "--json", "--connections"])
         .args([&CONNECTIONS.to_string(), "--seconds", &time.to_string()])
@@ -251,12 +240,6 @@ fn measure(own: &OwnWorld, replicas: &mut [Replica], percent: u32, time: u32) ->
     assert!(output.status.success(), "{output:?}");
     let said: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(said["errors"], 0, "{said}");
-    println!(
-        "  {:.0} % of a core used by the replicas while {} certificates were made",
-        // A tick is a hundredth of a second.
-        (used() - before) as f64 / said["seconds"].as_f64().unwrap(),
-        said["certificates"]
-    );
     drop(balancer);
     for replica in &mut *replicas {
         replica.stop();
