@@ -134,7 +134,7 @@ pub struct App {
     servers: Vec<ServerHandle>,
     batches: Option<Running>,
     /// How long requests are still served at shutdown.
-    leave: Duration,
+    pub leave: Duration,
     /// Listeners whose sockets are not ours to close: new connections wait in them for the next process.
     handed_over: Vec<ServerHandle>,
     /// Where operations listens.

@@ -2,6 +2,7 @@
 //! nothing is told to nobody.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use http_body_util::Empty;
 use hyper::Request;
@@ -24,9 +25,13 @@ pub fn reloading() {
     }
 }
 
-/// The service ends.
-pub fn stopping() {
-    tell(&[NotifyState::Stopping]);
+/// The service ends, after `longest` at the latest: the service manager's own patience with it may be shorter.
+pub fn stopping(longest: Duration) {
+    let longest = u32::try_from(longest.as_micros()).unwrap_or(u32::MAX);
+    tell(&[
+        NotifyState::Stopping,
+        NotifyState::ExtendTimeoutUsec(longest),
+    ]);
 }
 
 /// Tells that the service is alive, as often as is asked for (`WatchdogSec=`), each time after it was

@@ -28,6 +28,8 @@ use crate::telemetry;
 
 /// How long the start waits for the HSM before it serves without.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a stop may take beside the time for which requests are still served.
+const STOP_MAX: Duration = Duration::from_secs(20);
 
 /// `serve`
 #[derive(Args)]
@@ -72,7 +74,7 @@ fn headquarters(global: &Global) -> Outcome {
             }
         }
         tracing::info!("stopping");
-        supervision::stopping();
+        supervision::stopping(STOP_MAX);
         office.stop().await;
         Ok::<(), Failure>(())
     })?;
@@ -128,7 +130,7 @@ fn site(global: &Global, part: Part) -> Outcome {
             }
         }
         tracing::info!("stopping");
-        supervision::stopping();
+        supervision::stopping(app.leave + STOP_MAX);
         app.stop().await;
         Ok::<(), Failure>(())
     })?;
