@@ -181,7 +181,7 @@ fn what_a_line_cost_is_kept_and_planned_with() {
     let replicas = |plan: &Value| plan["plant"]["service"]["replicas"].as_u64().unwrap();
     assert!(replicas(&large) > replicas(&own), "{large}");
     let yearly = |plan: &Value, of: &str| plan[of]["certificates_per_year"].as_f64().unwrap();
-    assert_eq!(yearly(&large, "plants"), 3.0 * yearly(&large, "plant"));
+    assert_eq!(yearly(&large, "all_plants"), 3.0 * yearly(&large, "plant"));
 
     let text = plan(&["50000", "--plants", "10"]).ok().text();
     for words in [
