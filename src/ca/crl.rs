@@ -160,7 +160,7 @@ pub enum CrlError {
 /// Makes and publishes the CRLs of all issuers.
 ///
 /// One of the replicas that work has the duty ([`Duty::Crls`]); another of them renews what was found out of
-/// date [`PATIENCE`] times. One that only answers stations publishes what is stored.
+/// date `PATIENCE` times. One that only answers stations publishes what is stored.
 pub struct CrlPublisher {
     /// Issuers, HSM and clock.
     pub ca: Arc<Ca>,

@@ -2,9 +2,9 @@
 //! its own.
 //!
 //! Who lives holds advisory locks in it, and asks once a second. The server ends a session that is silent for
-//! [`SILENCE_MAX`]: a replica that is paused or cut off then holds nothing that others wait for. An octet
+//! `SILENCE_MAX`: a replica that is paused or cut off then holds nothing that others wait for. An octet
 //! itself changes hands in the table `replica`, by compare-and-swap of its holder, and the transaction that
-//! stores intents holds the row while it does ([`crate::db::reserve`]): so whoever wakes up late stores
+//! stores intents holds the row while it does (`crate::db::reserve`): so whoever wakes up late stores
 //! nothing under an octet that was taken.
 
 use std::collections::BTreeMap;

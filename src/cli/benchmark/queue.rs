@@ -5,9 +5,9 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 /// Signatures that are played.
-const PLAYED: usize = 200_000;
+const PLAYED: usize = 1_000_000;
 /// The first ones, which find an empty queue, do not count.
-const WARMING_UP: usize = 20_000;
+const WARMING_UP: usize = 50_000;
 /// Nanoseconds.
 const SECOND: f64 = 1e9;
 
