@@ -75,17 +75,17 @@ impl BatchRunner {
                 continue;
             };
             match self.ca.batches.lease_package(instance).await {
-                Ok(Some(batch)) => self.package(batch, instance).await,
+                Ok(Some(batch)) => self.package(batch).await,
                 Ok(None) => tokio::time::sleep(IDLE).await,
                 Err(_) => tokio::time::sleep(RETRY).await,
             }
         }
     }
 
-    async fn package(self: &Arc<Self>, batch: Batch, instance: u8) {
+    async fn package(self: &Arc<Self>, batch: Batch) {
         let id = batch.id;
         self.hold(|held| held.package = Some(id));
-        match self.write(batch, instance).await {
+        match self.write(batch).await {
             Ok(packed) => {
                 let length = packed.length;
                 while self
@@ -121,12 +121,12 @@ impl BatchRunner {
     }
 
     /// The whole package, from its first chunk to its name.
-    async fn write(self: &Arc<Self>, batch: Batch, instance: u8) -> Result<Packed, PackFault> {
+    async fn write(self: &Arc<Self>, batch: Batch) -> Result<Packed, PackFault> {
         let (id, cancelled) = (batch.id, batch.state == State::Cancelled);
         let chunks = i32::try_from(batch.chunk_count()).unwrap_or(i32::MAX);
         let head = self.head(&batch)?;
-        let directory = self.directory.clone();
-        let mut writer = blocking(move || PackageWriter::begin(&directory, instance, head)).await?;
+        let (directory, maker) = (self.directory.clone(), self.ca.replica.id);
+        let mut writer = blocking(move || PackageWriter::begin(&directory, maker, head)).await?;
         let mut hindered = batch.hindrance.is_some();
         for number in 1..=chunks {
             let done = self

@@ -241,7 +241,7 @@ impl Factory {
         head: PackageHead,
         chunks: &[PackageChunk],
     ) -> Package {
-        let mut writer = PackageWriter::begin(directory, 1, head).unwrap();
+        let mut writer = PackageWriter::begin(directory, uuid::Uuid::from_u128(1), head).unwrap();
         for chunk in chunks {
             writer.chunk(chunk).unwrap();
         }

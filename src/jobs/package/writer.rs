@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use openssl::sha::sha256;
 use serde::Serialize;
+use uuid::Uuid;
 
 use crate::jobs::package::EnvelopeFormWord;
 use crate::jobs::package::Package;
@@ -84,19 +85,28 @@ struct Work {
 }
 
 impl PackageWriter {
-    /// Begins the package of a batch in `directory/<batch>.<instance>.part`; what an earlier run of
-    /// the same instance left there is removed.
-    pub fn begin(directory: &Path, instance: u8, head: PackageHead) -> io::Result<Self> {
+    /// Begins the package of a batch in `directory/<batch>.<maker>.part`. What others began of it is removed:
+    /// a crash left it, or who still writes there has lost the lease, and finds nothing to give its name to.
+    pub fn begin(directory: &Path, maker: Uuid, head: PackageHead) -> io::Result<Self> {
         let columns = columns(&head.columns)?;
         let issuers = issuers(&head.chains)?;
         if !head.forms.pem && !head.forms.der {
             return Err(refused("certificates have no form"));
         }
-        let part = directory.join(format!("{}.{instance}.part", head.batch));
-        match fs::remove_dir_all(&part) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+        let begun = format!("{}.", head.batch);
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if !name.starts_with(&begun) || !name.ends_with(".part") {
+                continue;
+            }
+            match fs::remove_dir_all(entry.path()) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
         }
+        let part = directory.join(format!("{begun}{maker}.part"));
         DirBuilder::new().mode(0o700).create(&part)?;
         let mut writer = Self {
             head,

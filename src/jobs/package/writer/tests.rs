@@ -6,6 +6,8 @@ use crate::jobs::package::fixture::Factory;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 
+const MAKER: Uuid = Uuid::from_u128(1);
+
 const CHUNK: Option<EnvelopeFormWord> = Some(EnvelopeFormWord::Chunk);
 const DEVICE: Option<EnvelopeFormWord> = Some(EnvelopeFormWord::Device);
 
@@ -108,10 +110,11 @@ fn the_same_chunks_make_the_same_octets() {
     for form in [None, CHUNK, DEVICE] {
         let chunks = [factory.chunk(1, 1..=3, &[2], form)];
         // The signature is not part of it: ECDSA takes a random number each time.
-        let sealed = |instance| {
+        let sealed = |maker: u128| {
             let directory = tempfile::tempdir().unwrap();
             let head = factory.head(3, form);
-            let mut writer = PackageWriter::begin(directory.path(), instance, head).unwrap();
+            let mut writer =
+                PackageWriter::begin(directory.path(), Uuid::from_u128(maker), head).unwrap();
             writer.chunk(&chunks[0]).unwrap();
             let seal = writer.seal_payload().unwrap();
             (writer.finish("one.and.only").unwrap().sha256, seal)
@@ -154,18 +157,33 @@ fn a_device_that_aws_would_refuse_is_left_out_of_its_files_and_counted() {
 }
 
 #[test]
-fn what_a_crash_left_is_removed_and_nothing_else() {
+fn what_others_began_of_a_batch_is_removed_and_nothing_else() {
     let factory = Factory::new();
     let directory = tempfile::tempdir().unwrap();
-    let part = |instance: u8| directory.path().join(format!("{BATCH}.{instance}.part"));
-    for instance in [1, 2] {
-        fs::create_dir(part(instance)).unwrap();
-        fs::write(part(instance).join("package.tar"), "half").unwrap();
+    let part = |batch: &str, maker: Uuid| directory.path().join(format!("{batch}.{maker}.part"));
+    let (crashed, other) = (part(BATCH, Uuid::from_u128(7)), part("other", MAKER));
+    for left in [&crashed, &other] {
+        fs::create_dir(left).unwrap();
+        fs::write(left.join("package.tar"), "half").unwrap();
     }
-    let writer = PackageWriter::begin(directory.path(), 1, factory.head(0, None)).unwrap();
-    assert_eq!(fs::read(part(2).join("package.tar")).unwrap(), b"half");
-    drop(writer);
-    assert!(!part(1).exists() && part(2).exists());
+    let package = directory.path().join(format!("{BATCH}.tar"));
+    fs::write(&package, "whole").unwrap();
+    let mut first = PackageWriter::begin(directory.path(), MAKER, factory.head(0, None)).unwrap();
+    assert!(!crashed.exists() && part(BATCH, MAKER).exists());
+
+    // Another replica has the lease: the first has lost, and takes nothing of the second's away.
+    let heir = Uuid::from_u128(8);
+    let second = PackageWriter::begin(directory.path(), heir, factory.head(0, None)).unwrap();
+    let lost = match first.seal_payload() {
+        Ok(_) => first.finish("seal").map(|_| ()),
+        Err(error) => Err(error),
+    };
+    assert!(lost.is_err());
+    assert_eq!(fs::read(&package).unwrap(), b"whole");
+    assert!(part(BATCH, heir).join("package.tar").exists());
+    drop(second);
+    assert!(!part(BATCH, heir).exists());
+    assert_eq!(fs::read(other.join("package.tar")).unwrap(), b"half");
 }
 
 #[test]
@@ -181,7 +199,7 @@ fn a_full_disk_leaves_nothing() {
     let chunk = factory.chunk(1, 1..=2, &[], CHUNK);
     for repeated in [1, 200] {
         let head = factory.head(2 * repeated, CHUNK);
-        let mut writer = PackageWriter::begin(directory.path(), 1, head).unwrap();
+        let mut writer = PackageWriter::begin(directory.path(), MAKER, head).unwrap();
         if let Stage::Open(work) = &mut writer.stage {
             work.tar = Tarball::new(full(), 0);
         }
@@ -218,7 +236,7 @@ fn what_is_no_package_is_refused_and_leaves_nothing() {
     let begin = |change: fn(&mut PackageHead)| {
         let mut head = factory.head(2, CHUNK);
         change(&mut head);
-        PackageWriter::begin(directory.path(), 1, head)
+        PackageWriter::begin(directory.path(), MAKER, head)
     };
     for change in [
         (|head| head.columns = vec!["colour".to_owned()]) as fn(&mut PackageHead),
