@@ -4,6 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 use std::time::Instant;
 
+use chrono::DateTime;
+use chrono::Utc;
+
 use crate::ca::headquarters::PlantBook;
 use crate::ca::headquarters::PlantState;
 use crate::db::headquarters::PgPlants;
@@ -28,7 +31,8 @@ pub struct Checking {
 #[derive(Default)]
 struct Said {
     late: BTreeSet<String>,
-    findings: BTreeSet<(String, String, String, String)>,
+    /// By when they were found: a difference that becomes another one is found anew.
+    findings: BTreeSet<(DateTime<Utc>, String, String, String)>,
 }
 
 impl Checking {
@@ -124,10 +128,10 @@ impl Checking {
         let open = self.plants.findings(None, NAMED_MAX).await?;
         for finding in open.into_iter().filter(|it| it.ended_at.is_none()) {
             let about = (
+                finding.found_at,
                 finding.site.clone(),
                 finding.table.clone(),
                 finding.key.clone(),
-                finding.difference.clone(),
             );
             if said.findings.insert(about) {
                 tracing::error!(
@@ -139,7 +143,7 @@ impl Checking {
                 );
             }
         }
-        // Nothing is forgotten that could be said again soon, and no more is kept than that.
+        // The oldest are forgotten: what is asked for are the newest.
         while said.findings.len() > 10_000 {
             said.findings.pop_first();
         }
