@@ -33,10 +33,12 @@ use crate::db::row::signed;
 use crate::db::row::unreadable;
 use crate::db::row::unsigned;
 use crate::db::session::Admission;
+use crate::db::session::fence_select;
 use crate::db::standby::Reading;
 use crate::db::standby::Standby;
 use crate::db::vitals::Vitals;
 use crate::metrics::LedgerMetrics;
+use crate::telemetry::database_warnings;
 
 /// Longest wait for a note; nobody waits for it but the log.
 const NOTE_MAX: Duration = Duration::from_secs(30);
@@ -45,6 +47,14 @@ const HEAD: &str = "SELECT size, halted FROM log_head";
 
 const LEAVES: &str = "SELECT log_index, leaf FROM log_entry WHERE log_index >= $1
     ORDER BY log_index LIMIT $2";
+
+/// The same, with the fence in one: where there is an entry the transaction's commit waits, and that comes
+/// after those that wrote what it read.
+const LEAVES_FENCED: &str = concat!(
+    "SELECT log_index, leaf, (",
+    fence_select!(),
+    ") AS fence FROM log_entry WHERE log_index >= $1 ORDER BY log_index LIMIT $2"
+);
 
 const ARCHIVED: &str = "SELECT first_index, next_index FROM archived_part
     WHERE first_index <= $1 AND next_index > $1";
@@ -142,7 +152,7 @@ impl LogBook for PgLog {
         Box::pin(async move {
             if let Some(entries) = &self.entries {
                 let asked = entries.ask(None, move |connection| {
-                    Box::pin(leaves(connection, from, limit))
+                    Box::pin(leaves(connection, LEAVES, from, limit))
                 });
                 let AsOf { found, moment } = asked.await?;
                 let whole = u32::try_from(found.len()) == Ok(limit);
@@ -153,11 +163,13 @@ impl LogBook for PgLog {
             let asked = self.reader.ask(move |connection| {
                 let admission = admission.clone();
                 Box::pin(async move {
-                    let found = leaves(&mut *connection, from, limit).await?;
+                    let Some(admission) = admission else {
+                        return leaves(connection, LEAVES, from, limit).await;
+                    };
                     // What the journal and the tree take is never taken back.
-                    if let Some(admission) = admission.filter(|_| !found.is_empty()) {
-                        admission.fence(connection).await?;
-                    }
+                    let warnings = database_warnings();
+                    let found = leaves(&mut *connection, LEAVES_FENCED, from, limit).await?;
+                    admission.confirm(connection, warnings).await?;
                     Ok(found)
                 })
             });
@@ -296,10 +308,11 @@ impl LogBook for PgLog {
 
 async fn leaves(
     connection: &mut PgConnection,
+    select: &'static str,
     from: u64,
     limit: u32,
 ) -> Result<Vec<Bytes>, sqlx::Error> {
-    let rows = sqlx::query(LEAVES)
+    let rows = sqlx::query(select)
         .bind(signed(from)?)
         .bind(i64::from(limit))
         .fetch_all(connection)

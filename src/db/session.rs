@@ -34,8 +34,13 @@ const SERVER: &str = "
 
 /// Ends when every commit that is visible is where commits have to be: a commit waits until its own place in
 /// the write-ahead log, which is behind theirs, is there. Writes nothing where no standby has to be waited for.
-const FENCE: &str = "SELECT CASE WHEN current_setting('synchronous_standby_names') <> ''
-    THEN pg_logical_emit_message(true, 'certfactory', '')::text END";
+macro_rules! fence_select {
+    () => {
+        "SELECT CASE WHEN current_setting('synchronous_standby_names') <> '' \
+         THEN pg_logical_emit_message(true, 'certfactory', '')::text END"
+    };
+}
+pub(super) use fence_select;
 
 const SEEN: &str = "
     SELECT h.size, (SELECT e.leaf FROM log_entry e WHERE e.log_index = $1) AS leaf FROM log_head h";
@@ -184,9 +189,9 @@ impl Admission {
 pub(super) const NOT_SYNCHRONOUS: &str =
     "synchronous_standby_names is empty: a commit would be on this server alone";
 
-/// For a batch's answers that rest on what was read: see [`FENCE`]. [`Admission::confirm`] follows it.
+/// For a batch's answers that rest on what was read: see [`fence_select!`]. [`Admission::confirm`] follows it.
 pub(super) async fn fence(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    sqlx::raw_sql(FENCE).execute(connection).await?;
+    sqlx::raw_sql(fence_select!()).execute(connection).await?;
     Ok(())
 }
 
