@@ -1,17 +1,15 @@
 //! [`PgArchive`]: reading what must be as it is, on a small pool of its own, so that no search slows issuing.
 
+mod matches;
+
 use std::future::Future;
 use std::time::Duration;
 use std::time::Instant;
 
-use chrono::DateTime;
-use chrono::TimeDelta;
-use chrono::Utc;
 use futures_util::TryStreamExt;
 use prometheus::IntCounter;
 use sqlx::PgConnection;
 use sqlx::Postgres;
-use sqlx::QueryBuilder;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgPool;
 use sqlx::postgres::PgPoolOptions;
@@ -29,7 +27,6 @@ use crate::ca::Page;
 use crate::ca::PortFuture;
 use crate::ca::Principal;
 use crate::ca::SearchFilter;
-use crate::ca::Status;
 use crate::ca::export::Exported;
 use crate::db::config::DbConfig;
 use crate::db::config::Purpose;
@@ -56,13 +53,10 @@ const RETRY_WITHIN: Duration = Duration::from_secs(1);
 /// Largest page (contract: search).
 pub(super) const PAGE_MAX: i64 = 1000;
 
-/// Certificates that were recorded longer than this after they were intended are in `late_outcome`.
-const LATE_AFTER: TimeDelta = TimeDelta::hours(1);
-
 /// The newest record's time is the end of an index: no row is read.
 const TIME: &str = "SELECT clock_timestamp(), (SELECT max(recorded_at) FROM outcome)";
 
-/// Issued certificates, joined with their intents. Filters and order follow.
+/// Issued certificates, joined with their intents. Which of them follows.
 macro_rules! issued {
     ($columns:expr) => {
         concat!(
@@ -255,10 +249,10 @@ pub(super) fn paging<T: Send + 'static>(
     cursor: Option<Uuid>,
 ) -> impl Fn(Reader) -> PortFuture<'static, Result<Page<T>, Failure>> {
     move |reader| {
-        let mut query = query(form.select, &filter, limit, cursor);
+        let filter = filter.clone();
         Box::pin(async move {
             let mut connection = reader.acquire().await?;
-            let page = page(form, connection.get()?, &mut query, limit)
+            let page = page(form, connection.get()?, &filter, limit, cursor)
                 .await
                 .map_err(|e| Failure::from(&e))?;
             connection.release();
@@ -287,180 +281,59 @@ pub(super) fn asking<T: Send + 'static>(
     }
 }
 
+/// The ids first, newest first, by a query of few columns and no join; then what belongs to them, by their ids. A
+/// page starts below the last id of the one before (keyset paging: complete and without repeats while new
+/// certificates arrive).
 async fn page<T>(
     form: &Form<T>,
     connection: &mut PgConnection,
-    query: &mut QueryBuilder<Postgres>,
+    filter: &SearchFilter,
     limit: i64,
+    cursor: Option<Uuid>,
 ) -> Result<Page<T>, sqlx::Error> {
-    let mut items = Vec::new();
-    let mut rows = query.build().fetch(connection);
-    while let Some(row) = rows.try_next().await? {
-        items.push((form.read)(&row)?);
-    }
-    // One more than asked for was fetched: it tells whether there is another page.
+    // One more than asked for: it tells whether there is another page.
     let full = usize::try_from(limit).unwrap_or(usize::MAX);
+    let (mut items, mut below) = (Vec::new(), cursor);
+    while items.len() <= full {
+        let missing = limit.saturating_add(1).saturating_sub(length(&items));
+        let mut ids = matches::ids(filter, missing, below);
+        let ids: Vec<Uuid> = ids.build_query_scalar().fetch_all(&mut *connection).await?;
+        below = ids.last().copied();
+        if below.is_some() {
+            read(form, connection, filter.kind, &ids, &mut items).await?;
+        }
+        if length(&ids) < missing {
+            break;
+        }
+    }
     let more = items.len() > full;
     items.truncate(full);
     let next = items.last().filter(|_| more).map(form.id);
     Ok(Page { items, next })
 }
 
-/// Newest first: intent ids are UUIDv7, so their order is the order of asking, and a page starts
-/// below the last id of the one before (keyset paging: complete and without repeats while new
-/// certificates arrive).
-fn query(
-    select: &'static str,
-    filter: &SearchFilter,
-    limit: i64,
-    cursor: Option<Uuid>,
-) -> QueryBuilder<Postgres> {
-    let mut sql = QueryBuilder::new(select);
-    match filter.kind {
-        // In the text and not bound: only then is the index over the rare kind one to choose.
-        KindFilter::Only(kind) => {
-            sql.push(" AND i.kind = '").push(kind.as_str()).push("'");
-        }
-        KindFilter::Any => {}
-    }
-    let mut equal = |condition: &str, value: &Option<String>| {
-        if let Some(value) = value {
-            sql.push(condition).push_bind(value.clone());
-        }
-    };
-    equal(" AND i.subject ->> 'CN' = ", &filter.cn);
-    equal(
-        " AND i.subject ->> 'serialNumber' = ",
-        &filter.device_serial,
-    );
-    equal(" AND i.profile = ", &filter.profile);
-    equal(" AND i.issuer = ", &filter.issuer);
-    equal(" AND i.principal = ", &filter.station);
-    equal(" AND i.work_order = ", &filter.order);
-    equal(" AND o.site = ", &filter.site);
-    // By the claim's indexes. Only an abandoned intent's claims are not live, and it has no
-    // certificate; a serial number is held for ever.
-    if let Some(device) = &filter.device {
-        sql.push(
-            " AND i.intent_id IN (SELECT c.intent_id FROM claim c
-                WHERE c.live AND c.supersedes IS NULL AND c.device = ",
-        )
-        .push_bind(device.clone())
-        .push(
-            " UNION ALL SELECT c.intent_id FROM claim c
-                WHERE c.live AND c.supersedes IS NOT NULL AND c.device = ",
-        )
-        .push_bind(device.clone())
-        .push(")");
-    }
-    if let Some(spki) = filter.spki {
-        sql.push(" AND i.intent_id IN (SELECT c.intent_id FROM claim c WHERE c.live AND c.spki_sha256 = ")
-            .push_bind(spki.to_vec())
-            .push(")");
-    }
-    if let Some(serial_number) = filter.serial_number {
-        sql.push(" AND i.intent_id IN (SELECT c.intent_id FROM claim c WHERE c.serial_number = ")
-            .push_bind(serial_number.as_bytes().to_vec())
-            .push(")");
-    }
-    if let Some(fingerprint) = filter.fingerprint {
-        sql.push(
-            " AND i.intent_id IN (SELECT c.intent_id FROM certificate_id c WHERE c.fingerprint = ",
-        )
-        .push_bind(fingerprint.to_vec())
-        .push(")");
-    }
-    if let Some(batch) = filter.batch {
-        sql.push(" AND o.intent_id IN (SELECT unnest(k.intent_ids) FROM batch_chunk k WHERE k.batch_id = ")
-            .push_bind(batch)
-            .push(")");
-    }
-    if let Some(issued_after) = filter.issued_after {
-        sql.push(" AND o.recorded_at >= ").push_bind(issued_after);
-    }
-    if let Some(issued_before) = filter.issued_before {
-        sql.push(" AND o.recorded_at < ").push_bind(issued_before);
-    }
-    // Bounds are of every table: a merge of two begins at the bound in either one, and not at the
-    // end of the other.
-    let bounds = Bounds { filter, cursor };
-    bounds.push(&mut sql, "o");
-    bounds.push(&mut sql, "i");
-    if let Some(status) = filter.status {
-        push_status(&mut sql, status, &bounds);
-    }
-    sql.push(" ORDER BY o.intent_id DESC LIMIT ")
-        .push_bind(limit.saturating_add(1));
-    sql
+fn length<T>(list: &[T]) -> i64 {
+    i64::try_from(list.len()).unwrap_or(i64::MAX)
 }
 
-/// Where a certificate stands in its life.
-fn push_status(sql: &mut QueryBuilder<Postgres>, status: Status, bounds: &Bounds<'_>) {
-    match status {
-        // Few among many: from their lists.
-        Status::Issued => {
-            sql.push(" AND o.intent_id IN (SELECT u.intent_id FROM unconfirmed u WHERE true");
-            bounds.push(sql, "u");
-            sql.push(")");
-        }
-        // Many: a sub-select, which no join method can turn into a scan of all events.
-        Status::Confirmed => {
-            sql.push(
-                " AND (SELECT e.kind FROM life_event e WHERE e.intent_id = o.intent_id
-                       ORDER BY e.kind DESC LIMIT 1) = 'confirmed'",
-            );
-        }
-        ended => {
-            sql.push(
-                " AND o.intent_id IN (SELECT e.intent_id FROM life_event e
-                      WHERE e.kind <> 'confirmed' AND e.kind = ",
-            )
-            .push_bind(ended.as_str());
-            bounds.push(sql, "e");
-            sql.push(")");
-            if ended != Status::Scrapped {
-                sql.push(
-                    " AND (SELECT true FROM life_event e
-                          WHERE e.intent_id = o.intent_id AND e.kind = 'scrapped') IS NULL",
-                );
-            }
-        }
+/// The certificates of these intents, in the order of the ids; of those without one, and of those of another kind,
+/// nothing.
+async fn read<T>(
+    form: &Form<T>,
+    connection: &mut PgConnection,
+    kind: KindFilter,
+    ids: &[Uuid],
+    items: &mut Vec<T>,
+) -> Result<(), sqlx::Error> {
+    let before = items.len();
+    let mut rows = matches::rows(form.select, kind, ids);
+    let mut rows = rows.build().fetch(connection);
+    while let Some(row) = rows.try_next().await? {
+        items.push((form.read)(&row)?);
     }
-}
-
-/// From which id to which, by times and cursor.
-struct Bounds<'a> {
-    filter: &'a SearchFilter,
-    cursor: Option<Uuid>,
-}
-
-impl Bounds<'_> {
-    /// The same for one table.
-    fn push(&self, sql: &mut QueryBuilder<Postgres>, table: &str) {
-        // The first of that time, from its id, or one of before that was recorded late.
-        if let Some(issued_after) = self.filter.issued_after {
-            sql.push(format!(" AND {table}.intent_id >= least("))
-                .push_bind(least_id(issued_after - LATE_AFTER))
-                .push(", (SELECT l.intent_id FROM late_outcome l WHERE l.recorded_at >= ")
-                .push_bind(issued_after)
-                .push(" ORDER BY l.intent_id LIMIT 1))");
-        }
-        // Nothing is recorded before it is intended, but for what the clocks may differ.
-        if let Some(issued_before) = self.filter.issued_before {
-            sql.push(format!(" AND {table}.intent_id < "))
-                .push_bind(least_id(issued_before + LATE_AFTER));
-        }
-        if let Some(cursor) = self.cursor {
-            sql.push(format!(" AND {table}.intent_id < "))
-                .push_bind(cursor);
-        }
-    }
-}
-
-/// The least id of an intent of this time or later: a UUIDv7 begins with its milliseconds.
-fn least_id(time: DateTime<Utc>) -> Uuid {
-    let milliseconds = u128::try_from(time.timestamp_millis()).unwrap_or_default();
-    Uuid::from_u128(milliseconds.min((1 << 48) - 1) << 80)
+    // Here and not there, where so many octets are sorted on disk.
+    items[before..].sort_unstable_by_key(|item| std::cmp::Reverse((form.id)(item)));
+    Ok(())
 }
 
 /// Hands out connections that are closed unless they are released.

@@ -31,12 +31,13 @@ const STARTUP_MAX: Duration = Duration::from_secs(10);
 /// 2026-01-01: no clock that was ever set is before this program.
 const CLOCK_MIN: DateTime<Utc> = DateTime::from_timestamp_nanos(1_767_225_600_000_000_000);
 /// What the service may insert into but never change.
-const FINAL_TABLES: [&str; 18] = [
+const FINAL_TABLES: [&str; 19] = [
     "site",
     "heartbeat",
     "claim",
     "certificate_id",
     "unconfirmed",
+    "ended",
     "late_outcome",
     "archived_part",
     "intent",

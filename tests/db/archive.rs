@@ -28,6 +28,7 @@ use crate::fixture::ledger;
 use crate::fixture::order;
 use crate::fixture::serial_number;
 use crate::fixture::soon;
+use crate::fixture::verification;
 use crate::postgres::Postgres;
 
 #[tokio::test]
@@ -194,6 +195,39 @@ async fn paging_is_complete_and_repeats_nothing_while_certificates_arrive() {
         .await
         .unwrap();
     assert_eq!((exact.items.len(), exact.next), (107, None));
+}
+
+/// Intents that are open or were given up, and certificates that no device has.
+#[tokio::test]
+async fn a_page_is_full_whatever_lies_between_its_certificates() {
+    let database = Postgres::shared().database().await;
+    let ledger = ledger(&database).await;
+    let archive = PgArchive::new(&database.service()).unwrap();
+    let mut issued = Vec::new();
+    for n in 0..7 {
+        issued.push(issue(&ledger, &intent()).await.intent.id);
+        for _ in 0..n {
+            let given_up = intent();
+            ledger.reserve(given_up.clone(), soon()).await.unwrap();
+            ledger
+                .abandon(given_up.id, "a test".to_owned())
+                .await
+                .unwrap();
+        }
+        issue(&ledger, &verification()).await;
+        ledger.reserve(intent(), soon()).await.unwrap();
+    }
+    issued.reverse();
+    let mut seen = Vec::new();
+    let mut cursor = None;
+    for length in [3, 3, 1] {
+        let filter = SearchFilter::default();
+        let page = archive.search(filter, 3, cursor).await.unwrap();
+        assert_eq!(page.items.len(), length);
+        seen.extend(page.items.iter().map(|item| item.intent.id));
+        cursor = page.next;
+    }
+    assert_eq!((seen, cursor), (issued, None));
 }
 
 /// More than three pages, the first of which is short.

@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use certfactory::ca::Archive;
 use certfactory::ca::CertificateRecord;
 use certfactory::ca::Claim;
 use certfactory::ca::Intent;
 use certfactory::ca::Ledger;
 use certfactory::ca::Reservation;
 use certfactory::ca::Rework;
+use certfactory::ca::SearchFilter;
 use certfactory::ca::Status;
 use certfactory::ca::life::LifeAct;
 use certfactory::ca::life::LifeBook;
@@ -19,6 +21,7 @@ use certfactory::ca::life::NewEvent;
 use certfactory::ca::order::OrderBook;
 use certfactory::ca::order::OrderRefusal;
 use certfactory::ca::order::WorkOrder;
+use certfactory::db::archive::PgArchive;
 use certfactory::db::ledger::PgLedger;
 use certfactory::pki::revocation::RevocationReason;
 
@@ -26,6 +29,7 @@ use crate::fixture::intent;
 use crate::fixture::intent_for;
 use crate::fixture::issue;
 use crate::fixture::ledger;
+use crate::fixture::order;
 use crate::fixture::soon;
 use crate::postgres::Postgres;
 
@@ -323,4 +327,75 @@ async fn a_nonce_is_good_for_its_certificate_and_ten_minutes() {
         .await
         .unwrap();
     assert!(!ledger.challenged(record.intent.id, [7; 32]).await.unwrap());
+}
+
+/// Whatever else is asked of it, and not when anything of that is another's.
+#[tokio::test]
+async fn what_ended_is_found_by_what_it_was() {
+    let database = Postgres::shared().database().await;
+    let ledger = ledger(&database).await;
+    let archive = PgArchive::new(&database.service()).unwrap();
+    order(&ledger, "WO-17", "workshop", 9).await;
+    let tool = |device: &str| Intent {
+        profile: "workshop".into(),
+        issuer: "line-rsa".into(),
+        principal: "station-02".into(),
+        order: Some("WO-17".into()),
+        ..intent_for(device)
+    };
+    let (ended, other, lives) = (
+        issue(&ledger, &tool("tool-1")).await,
+        issue(&ledger, &intent()).await,
+        issue(&ledger, &tool("tool-2")).await,
+    );
+    let filters = |ended: Status| {
+        let by = || SearchFilter {
+            status: Some(ended),
+            ..SearchFilter::default()
+        };
+        let (mut filters, record) = (vec![by(); 9], &lives);
+        filters[0].profile = Some("workshop".into());
+        filters[1].issuer = Some("line-rsa".into());
+        filters[2].station = Some("station-02".into());
+        filters[3].order = Some("WO-17".into());
+        filters[4].order = Some("WO-17".into());
+        filters[4].profile = Some("workshop".into());
+        filters[5].order = Some("WO-17".into());
+        filters[5].issued_before = Some(record.issued_at);
+        filters[6].cn = Some("tool-1".into());
+        filters[7].device = Some("tool-1".into());
+        filters[8].station = Some("station-02".into());
+        filters[8].site = Some(String::new());
+        filters
+    };
+    let found = async |filter: &SearchFilter| {
+        let page = archive.search(filter.clone(), 10, None).await.unwrap();
+        let ids = page.items.iter().map(|item| item.intent.id);
+        ids.collect::<Vec<_>>()
+    };
+
+    one(&ledger, &ended, Status::Revoked).await;
+    one(&ledger, &other, Status::Revoked).await;
+    for filter in filters(Status::Revoked) {
+        assert_eq!(found(&filter).await, [ended.intent.id], "{filter:?}");
+    }
+    for filter in filters(Status::Scrapped) {
+        assert!(found(&filter).await.is_empty(), "{filter:?}");
+    }
+    let mut all = SearchFilter {
+        status: Some(Status::Revoked),
+        ..SearchFilter::default()
+    };
+    assert_eq!(found(&all).await, [other.intent.id, ended.intent.id]);
+    all.issued_after = Some(lives.issued_at);
+    assert!(found(&all).await.is_empty());
+
+    // Of what was revoked and then scrapped, the status is the latter.
+    one(&ledger, &ended, Status::Scrapped).await;
+    for filter in filters(Status::Scrapped) {
+        assert_eq!(found(&filter).await, [ended.intent.id], "{filter:?}");
+    }
+    for filter in filters(Status::Revoked) {
+        assert!(found(&filter).await.is_empty(), "{filter:?}");
+    }
 }

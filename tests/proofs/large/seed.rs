@@ -55,6 +55,12 @@ const UNCONFIRMED: &str = "
     INSERT INTO unconfirmed (intent_id) SELECT o.intent_id FROM outcome o
     WHERE NOT EXISTS (SELECT FROM life_event e WHERE e.intent_id = o.intent_id)";
 
+/// What the database lists of what ended.
+const ENDED: &str = "
+    INSERT INTO ended (kind, intent_id, work_order, profile, issuer, principal)
+    SELECT e.kind, e.intent_id, i.work_order, i.profile, i.issuer, i.principal
+    FROM life_event e JOIN intent i ON i.intent_id = e.intent_id WHERE e.kind <> 'confirmed'";
+
 /// Fills the world with `count` certificates of the last `months` months.
 pub fn seed(count: u64, months: u32) {
     assert!(count > 0 && months > 0, "no certificates in no time");
@@ -163,6 +169,7 @@ fn fill(dev: &Dev, count: u64, months: u32) -> (u64, u64) {
     runtime.block_on(async {
         orders(connection, &planner.orders).await;
         run(connection, UNCONFIRMED).await;
+        run(connection, ENDED).await;
         end_log(connection, dev, &token, tiles, end.timestamp_micros()).await;
         for (table, name) in Tables::NAMES.iter().enumerate() {
             let stretch = Stretch::begin(connection).await;

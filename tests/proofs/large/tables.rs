@@ -180,7 +180,7 @@ pub async fn copy(
 pub async fn empty(connection: &mut PgConnection) {
     let tables: Vec<&str> = COLUMNS.iter().map(|(table, _)| *table).collect();
     let statement = format!(
-        "TRUNCATE {}, open_intent, unconfirmed, log_tile CASCADE",
+        "TRUNCATE {}, open_intent, unconfirmed, ended, log_tile CASCADE",
         tables.join(", ")
     );
     run(connection, &statement).await;

@@ -1,0 +1,230 @@
+//! Which certificates a search finds: their ids, newest first, and then their rows.
+//!
+//! Intent ids are `UUIDv7`, so their order is the order of asking. The ids are asked of one table, by its
+//! indexes; what another table has to say about a row is a sub-select, which no join method can turn into a walk
+//! through both.
+
+use chrono::DateTime;
+use chrono::TimeDelta;
+use chrono::Utc;
+use sqlx::Postgres;
+use sqlx::QueryBuilder;
+use uuid::Uuid;
+
+use crate::ca::KindFilter;
+use crate::ca::SearchFilter;
+use crate::ca::Status;
+use crate::pki::tbs::LeafKind;
+
+/// Certificates that were recorded longer than this after they were intended are in `late_outcome`.
+const LATE_AFTER: TimeDelta = TimeDelta::hours(1);
+
+/// Intents that match, newest first, at most `limit`, below the cursor. Among them may be some that have no
+/// certificate, and some of another kind: see [`rows`].
+pub(super) fn ids(
+    filter: &SearchFilter,
+    limit: i64,
+    cursor: Option<Uuid>,
+) -> QueryBuilder<Postgres> {
+    let bounds = Bounds { filter, cursor };
+    let (mut sql, table) = match filter.status {
+        Some(ended @ (Status::Superseded | Status::Revoked | Status::Scrapped))
+            if !is_of_few(filter) =>
+        {
+            (among_ended(filter, ended), "e")
+        }
+        status => (among_all(filter, status, &bounds), "i"),
+    };
+    bounds.push(&mut sql, table);
+    if filter.issued_after.is_some() || filter.issued_before.is_some() {
+        sql.push(format!(
+            " AND EXISTS (SELECT FROM outcome o WHERE o.intent_id = {table}.intent_id AND o.der IS NOT NULL"
+        ));
+        if let Some(issued_after) = filter.issued_after {
+            sql.push(" AND o.recorded_at >= ").push_bind(issued_after);
+        }
+        if let Some(issued_before) = filter.issued_before {
+            sql.push(" AND o.recorded_at < ").push_bind(issued_before);
+        }
+        // What has an offset is no join.
+        sql.push(" OFFSET 0)");
+    }
+    sql.push(format!(" ORDER BY {table}.intent_id DESC LIMIT "))
+        .push_bind(limit);
+    sql
+}
+
+/// The rows of these intents, in any order: `select` ends with a condition.
+pub(super) fn rows(select: &'static str, kind: KindFilter, ids: &[Uuid]) -> QueryBuilder<Postgres> {
+    let mut sql = QueryBuilder::new(select);
+    if let KindFilter::Only(kind) = kind {
+        sql.push(" AND i.kind = ").push_bind(kind.as_str());
+    }
+    // Of both tables: so the months without any of them are not looked at.
+    for table in ["o", "i"] {
+        sql.push(format!(" AND {table}.intent_id = ANY("))
+            .push_bind(ids.to_vec())
+            .push(")");
+    }
+    sql
+}
+
+/// Whether a condition leaves a few certificates of a device, or those of a batch.
+fn is_of_few(filter: &SearchFilter) -> bool {
+    filter.cn.is_some()
+        || filter.device.is_some()
+        || filter.device_serial.is_some()
+        || filter.serial_number.is_some()
+        || filter.fingerprint.is_some()
+        || filter.spki.is_some()
+        || filter.batch.is_some()
+        || filter.site.is_some()
+}
+
+/// Those that ended: the list has all that is asked of them.
+fn among_ended(filter: &SearchFilter, ended: Status) -> QueryBuilder<Postgres> {
+    let mut sql = QueryBuilder::new("SELECT e.intent_id FROM ended e WHERE e.kind = ");
+    sql.push_bind(ended.as_str());
+    for (condition, value) in [
+        (" AND e.work_order = ", &filter.order),
+        (" AND e.profile = ", &filter.profile),
+        (" AND e.issuer = ", &filter.issuer),
+        (" AND e.principal = ", &filter.station),
+    ] {
+        equal(&mut sql, condition, value.as_deref());
+    }
+    if ended != Status::Scrapped {
+        sql.push(
+            " AND NOT EXISTS (SELECT FROM ended s
+                WHERE s.kind = 'scrapped' AND s.intent_id = e.intent_id OFFSET 0)",
+        );
+    }
+    sql
+}
+
+fn among_all(
+    filter: &SearchFilter,
+    status: Option<Status>,
+    bounds: &Bounds<'_>,
+) -> QueryBuilder<Postgres> {
+    let mut sql = QueryBuilder::new("SELECT i.intent_id FROM intent i WHERE true");
+    // Nearly all are devices': the others are left out when they are read. In the text and not bound: only then is
+    // the index over the rare kinds one to choose.
+    if let KindFilter::Only(kind) = filter.kind
+        && kind != LeafKind::Device
+    {
+        sql.push(" AND i.kind = '").push(kind.as_str()).push("'");
+    }
+    for (condition, value) in [
+        (" AND i.subject ->> 'CN' = ", &filter.cn),
+        (
+            " AND i.subject ->> 'serialNumber' = ",
+            &filter.device_serial,
+        ),
+        (" AND i.profile = ", &filter.profile),
+        (" AND i.issuer = ", &filter.issuer),
+        (" AND i.principal = ", &filter.station),
+        (" AND i.work_order = ", &filter.order),
+        (" AND i.site = ", &filter.site),
+    ] {
+        equal(&mut sql, condition, value.as_deref());
+    }
+    // By the claim's indexes. Only an abandoned intent's claims are not live, and it has no
+    // certificate; a serial number is held for ever.
+    if let Some(device) = &filter.device {
+        sql.push(
+            " AND i.intent_id IN (SELECT c.intent_id FROM claim c
+                WHERE c.live AND c.supersedes IS NULL AND c.device = ",
+        )
+        .push_bind(device.clone())
+        .push(
+            " UNION ALL SELECT c.intent_id FROM claim c
+                WHERE c.live AND c.supersedes IS NOT NULL AND c.device = ",
+        )
+        .push_bind(device.clone())
+        .push(")");
+    }
+    if let Some(spki) = filter.spki {
+        sql.push(" AND i.intent_id IN (SELECT c.intent_id FROM claim c WHERE c.live AND c.spki_sha256 = ")
+            .push_bind(spki.to_vec())
+            .push(")");
+    }
+    if let Some(serial_number) = filter.serial_number {
+        sql.push(" AND i.intent_id IN (SELECT c.intent_id FROM claim c WHERE c.serial_number = ")
+            .push_bind(serial_number.as_bytes().to_vec())
+            .push(")");
+    }
+    if let Some(fingerprint) = filter.fingerprint {
+        sql.push(
+            " AND i.intent_id IN (SELECT c.intent_id FROM certificate_id c WHERE c.fingerprint = ",
+        )
+        .push_bind(fingerprint.to_vec())
+        .push(")");
+    }
+    if let Some(batch) = filter.batch {
+        sql.push(" AND i.intent_id IN (SELECT unnest(k.intent_ids) FROM batch_chunk k WHERE k.batch_id = ")
+            .push_bind(batch)
+            .push(")");
+    }
+    match status {
+        None => {}
+        // Few among many: from their list.
+        Some(Status::Issued) => {
+            sql.push(" AND i.intent_id IN (SELECT u.intent_id FROM unconfirmed u WHERE true");
+            bounds.push(&mut sql, "u");
+            sql.push(")");
+        }
+        // Of the kinds of its events the last one in the alphabet. A condition of which the planner thinks that half
+        // of the rows fulfil it.
+        Some(status) => {
+            sql.push(
+                " AND CASE (SELECT e.kind FROM life_event e WHERE e.intent_id = i.intent_id
+                            ORDER BY e.kind DESC LIMIT 1) WHEN ",
+            )
+            .push_bind(status.as_str())
+            .push(" THEN true ELSE false END");
+        }
+    }
+    sql
+}
+
+fn equal(sql: &mut QueryBuilder<Postgres>, condition: &str, value: Option<&str>) {
+    if let Some(value) = value {
+        sql.push(condition).push_bind(value.to_owned());
+    }
+}
+
+/// From which id to which, by times and cursor.
+struct Bounds<'a> {
+    filter: &'a SearchFilter,
+    cursor: Option<Uuid>,
+}
+
+impl Bounds<'_> {
+    /// The same for one table.
+    fn push(&self, sql: &mut QueryBuilder<Postgres>, table: &str) {
+        // The first of that time, from its id, or one of before that was recorded late.
+        if let Some(issued_after) = self.filter.issued_after {
+            sql.push(format!(" AND {table}.intent_id >= least("))
+                .push_bind(least_id(issued_after - LATE_AFTER))
+                .push(", (SELECT l.intent_id FROM late_outcome l WHERE l.recorded_at >= ")
+                .push_bind(issued_after)
+                .push(" ORDER BY l.intent_id LIMIT 1))");
+        }
+        // Nothing is recorded before it is intended, but for what the clocks may differ.
+        if let Some(issued_before) = self.filter.issued_before {
+            sql.push(format!(" AND {table}.intent_id < "))
+                .push_bind(least_id(issued_before + LATE_AFTER));
+        }
+        if let Some(cursor) = self.cursor {
+            sql.push(format!(" AND {table}.intent_id < "))
+                .push_bind(cursor);
+        }
+    }
+}
+
+/// The least id of an intent of this time or later: a `UUIDv7` begins with its milliseconds.
+fn least_id(time: DateTime<Utc>) -> Uuid {
+    let milliseconds = u128::try_from(time.timestamp_millis()).unwrap_or_default();
+    Uuid::from_u128(milliseconds.min((1 << 48) - 1) << 80)
+}
