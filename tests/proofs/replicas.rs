@@ -191,7 +191,9 @@ pub fn scale(rounds: u32, time: u32) {
     let median = |of: &[Measured], value: fn(&Measured) -> f64| {
         let mut values: Vec<f64> = of.iter().map(value).collect();
         values.sort_by(f64::total_cmp);
-        values[values.len() / 2]
+        // Of an even number, between the two in the middle.
+        let (half, last) = (values.len() / 2, values.len() - 1);
+        f64::midpoint(values[half], values[last - half])
     };
     for (one, more, wanted) in [(0, 1, 1.8), (2, 3, 3.2)] {
         let rate = |n: usize| median(&rates[n], |it| it.rate);
