@@ -7,7 +7,7 @@ CREATE VIEW ended AS
 COMMENT ON VIEW   ended            IS 'Certificates that ended, and what they were, for searches.';
 COMMENT ON COLUMN ended.kind       IS 'As at the plant.';
 COMMENT ON COLUMN ended.intent_id  IS 'As at the plant.';
-COMMENT ON COLUMN ended.site       IS 'As at the plant.';
+COMMENT ON COLUMN ended.site       IS 'The plant.';
 COMMENT ON COLUMN ended.work_order IS 'As at the plant.';
 COMMENT ON COLUMN ended.profile    IS 'As at the plant.';
 COMMENT ON COLUMN ended.issuer     IS 'As at the plant.';

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use futures_util::TryStreamExt;
 use prometheus::IntCounter;
+use sqlx::Connection;
 use sqlx::PgConnection;
 use sqlx::Postgres;
 use sqlx::pool::PoolConnection;
@@ -52,6 +53,11 @@ const IDLE_MAX: Duration = Duration::from_mins(5);
 const RETRY_WITHIN: Duration = Duration::from_secs(1);
 /// Largest page (contract: search).
 pub(super) const PAGE_MAX: i64 = 1000;
+
+/// Ids asked for at a time by a page that is not full yet.
+const ASKED_MAX: i64 = 5_000;
+/// All statements of a page see the same rows.
+const ONE_MOMENT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY";
 
 /// The newest record's time is the end of an index: no row is read.
 const TIME: &str = "SELECT clock_timestamp(), (SELECT max(recorded_at) FROM outcome)";
@@ -281,9 +287,9 @@ pub(super) fn asking<T: Send + 'static>(
     }
 }
 
-/// The ids first, newest first, by a query of few columns and no join; then what belongs to them, by their ids. A
-/// page starts below the last id of the one before (keyset paging: complete and without repeats while new
-/// certificates arrive).
+/// The ids first, newest first, by a query of few columns and no join; then what belongs to them, by their ids: both
+/// of one moment. A page starts below the last id of the one before (keyset paging: complete and without repeats
+/// while new certificates arrive).
 async fn page<T>(
     form: &Form<T>,
     connection: &mut PgConnection,
@@ -291,21 +297,26 @@ async fn page<T>(
     limit: i64,
     cursor: Option<Uuid>,
 ) -> Result<Page<T>, sqlx::Error> {
+    let mut moment = connection.begin_with(ONE_MOMENT).await?;
     // One more than asked for: it tells whether there is another page.
     let full = usize::try_from(limit).unwrap_or(usize::MAX);
-    let (mut items, mut below) = (Vec::new(), cursor);
-    while items.len() <= full {
-        let missing = limit.saturating_add(1).saturating_sub(length(&items));
-        let mut ids = matches::ids(filter, missing, below);
-        let ids: Vec<Uuid> = ids.build_query_scalar().fetch_all(&mut *connection).await?;
-        below = ids.last().copied();
-        if below.is_some() {
-            read(form, connection, filter.kind, &ids, &mut items).await?;
-        }
-        if length(&ids) < missing {
+    let (mut items, mut below, mut asked) = (Vec::new(), cursor, limit.saturating_add(1));
+    loop {
+        let again = below != cursor;
+        let mut ids = matches::ids(filter, asked, below, again);
+        let ids: Vec<Uuid> = ids.build_query_scalar().fetch_all(&mut *moment).await?;
+        if ids.is_empty() {
             break;
         }
+        read(form, &mut moment, filter, &ids, &mut items).await?;
+        if items.len() > full || length(&ids) < asked {
+            break;
+        }
+        // Some had no certificate, or were of another kind. Of such there may be many, one after the other.
+        below = ids.last().copied();
+        asked = asked.saturating_mul(2).clamp(1, ASKED_MAX.max(limit));
     }
+    moment.commit().await?;
     let more = items.len() > full;
     items.truncate(full);
     let next = items.last().filter(|_| more).map(form.id);
@@ -321,12 +332,12 @@ fn length<T>(list: &[T]) -> i64 {
 async fn read<T>(
     form: &Form<T>,
     connection: &mut PgConnection,
-    kind: KindFilter,
+    filter: &SearchFilter,
     ids: &[Uuid],
     items: &mut Vec<T>,
 ) -> Result<(), sqlx::Error> {
     let before = items.len();
-    let mut rows = matches::rows(form.select, kind, ids);
+    let mut rows = matches::rows(form.select, filter, ids);
     let mut rows = rows.build().fetch(connection);
     while let Some(row) = rows.try_next().await? {
         items.push((form.read)(&row)?);

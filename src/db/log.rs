@@ -169,7 +169,9 @@ impl LogBook for PgLog {
                     // What the journal and the tree take is never taken back.
                     let warnings = database_warnings();
                     let found = leaves(&mut *connection, LEAVES_FENCED, from, limit).await?;
-                    admission.confirm(connection, warnings).await?;
+                    if !found.is_empty() {
+                        admission.confirm(connection, warnings).await?;
+                    }
                     Ok(found)
                 })
             });

@@ -19,12 +19,13 @@ use crate::pki::tbs::LeafKind;
 /// Certificates that were recorded longer than this after they were intended are in `late_outcome`.
 const LATE_AFTER: TimeDelta = TimeDelta::hours(1);
 
-/// Intents that match, newest first, at most `limit`, below the cursor. Among them may be some that have no
-/// certificate, and some of another kind: see [`rows`].
+/// Intents that match, newest first, at most `limit`, below the cursor. Unless `certified`, some of them may have
+/// no certificate; some may be of another kind: see [`rows`].
 pub(super) fn ids(
     filter: &SearchFilter,
     limit: i64,
     cursor: Option<Uuid>,
+    certified: bool,
 ) -> QueryBuilder<Postgres> {
     let bounds = Bounds { filter, cursor };
     let (mut sql, table) = match filter.status {
@@ -36,7 +37,7 @@ pub(super) fn ids(
         status => (among_all(filter, status, &bounds), "i"),
     };
     bounds.push(&mut sql, table);
-    if filter.issued_after.is_some() || filter.issued_before.is_some() {
+    if certified || filter.issued_after.is_some() || filter.issued_before.is_some() {
         sql.push(format!(
             " AND EXISTS (SELECT FROM outcome o WHERE o.intent_id = {table}.intent_id AND o.der IS NOT NULL"
         ));
@@ -54,12 +55,18 @@ pub(super) fn ids(
     sql
 }
 
-/// The rows of these intents, in any order: `select` ends with a condition.
-pub(super) fn rows(select: &'static str, kind: KindFilter, ids: &[Uuid]) -> QueryBuilder<Postgres> {
+/// The rows of these intents, in any order: `select` ends with a condition. At head office an id may be of two
+/// plants.
+pub(super) fn rows(
+    select: &'static str,
+    filter: &SearchFilter,
+    ids: &[Uuid],
+) -> QueryBuilder<Postgres> {
     let mut sql = QueryBuilder::new(select);
-    if let KindFilter::Only(kind) = kind {
+    if let KindFilter::Only(kind) = filter.kind {
         sql.push(" AND i.kind = ").push_bind(kind.as_str());
     }
+    equal(&mut sql, " AND i.site = ", filter.site.as_deref());
     // Of both tables: so the months without any of them are not looked at.
     for table in ["o", "i"] {
         sql.push(format!(" AND {table}.intent_id = ANY("))
@@ -78,7 +85,6 @@ fn is_of_few(filter: &SearchFilter) -> bool {
         || filter.fingerprint.is_some()
         || filter.spki.is_some()
         || filter.batch.is_some()
-        || filter.site.is_some()
 }
 
 /// Those that ended: the list has all that is asked of them.
@@ -99,6 +105,15 @@ fn among_ended(filter: &SearchFilter, ended: Status) -> QueryBuilder<Postgres> {
                 WHERE s.kind = 'scrapped' AND s.intent_id = e.intent_id OFFSET 0)",
         );
     }
+    if let Some(site) = &filter.site {
+        sql.push(" AND EXISTS (SELECT FROM intent i WHERE i.intent_id = e.intent_id AND i.site = ")
+            .push_bind(site.clone())
+            .push(" OFFSET 0)");
+    }
+    // Nothing but a device's certificate ends.
+    if matches!(filter.kind, KindFilter::Only(kind) if kind != LeafKind::Device) {
+        sql.push(" AND false");
+    }
     sql
 }
 
@@ -115,20 +130,7 @@ fn among_all(
     {
         sql.push(" AND i.kind = '").push(kind.as_str()).push("'");
     }
-    for (condition, value) in [
-        (" AND i.subject ->> 'CN' = ", &filter.cn),
-        (
-            " AND i.subject ->> 'serialNumber' = ",
-            &filter.device_serial,
-        ),
-        (" AND i.profile = ", &filter.profile),
-        (" AND i.issuer = ", &filter.issuer),
-        (" AND i.principal = ", &filter.station),
-        (" AND i.work_order = ", &filter.order),
-        (" AND i.site = ", &filter.site),
-    ] {
-        equal(&mut sql, condition, value.as_deref());
-    }
+    attributes(&mut sql, filter);
     // By the claim's indexes. Only an abandoned intent's claims are not live, and it has no
     // certificate; a serial number is held for ever.
     if let Some(device) = &filter.device {
@@ -186,6 +188,24 @@ fn among_all(
         }
     }
     sql
+}
+
+/// What the intent itself says.
+fn attributes(sql: &mut QueryBuilder<Postgres>, filter: &SearchFilter) {
+    for (condition, value) in [
+        (" AND i.subject ->> 'CN' = ", &filter.cn),
+        (
+            " AND i.subject ->> 'serialNumber' = ",
+            &filter.device_serial,
+        ),
+        (" AND i.profile = ", &filter.profile),
+        (" AND i.issuer = ", &filter.issuer),
+        (" AND i.principal = ", &filter.station),
+        (" AND i.work_order = ", &filter.order),
+        (" AND i.site = ", &filter.site),
+    ] {
+        equal(sql, condition, value.as_deref());
+    }
 }
 
 fn equal(sql: &mut QueryBuilder<Postgres>, condition: &str, value: Option<&str>) {
