@@ -1,6 +1,7 @@
 //! What a backup needs of the database beside its dump: which schema it is, a row that says that it was
 //! made, and an empty place to put it back.
 
+use sqlx::AssertSqlSafe;
 use sqlx::Connection;
 use sqlx::PgConnection;
 
@@ -46,7 +47,10 @@ pub async fn completed(owner: &DbConfig, backup: &Completed) -> Result<(), DbFau
     Ok(())
 }
 
-/// Makes the group role that the dump's rights name, where the server does not have it. `false`, and
+/// Roles that a dump's rights name; a dump holds no roles. Others are members of them.
+const GROUP_ROLES: [&str; 2] = ["certfactory_service", "certfactory_replication"];
+
+/// Makes the group roles that the dump's rights name, where the server does not have them. `false`, and
 /// nothing is made, when the database is not empty.
 pub async fn make_room(owner: &DbConfig) -> Result<bool, DbFault> {
     let mut connection = connect(owner).await?;
@@ -60,15 +64,17 @@ pub async fn make_room(owner: &DbConfig) -> Result<bool, DbFault> {
     if !empty {
         return Ok(false);
     }
-    let role: bool = sqlx::query_scalar(
-        "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = 'certfactory_service')",
-    )
-    .fetch_one(&mut connection)
-    .await?;
-    if !role {
-        sqlx::query("CREATE ROLE certfactory_service NOLOGIN")
-            .execute(&mut connection)
-            .await?;
+    for role in GROUP_ROLES {
+        let there: bool =
+            sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)")
+                .bind(role)
+                .fetch_one(&mut connection)
+                .await?;
+        if !there {
+            sqlx::query(AssertSqlSafe(format!("CREATE ROLE {role} NOLOGIN")))
+                .execute(&mut connection)
+                .await?;
+        }
     }
     connection.close().await?;
     Ok(true)

@@ -166,6 +166,7 @@ fn a_backup_and_the_journal_bring_everything_back_to_an_empty_server() {
     superuser(&own, "DROP DATABASE certfactory WITH (FORCE)");
     superuser(&own, "DROP ROLE certfactory");
     superuser(&own, "DROP ROLE certfactory_service");
+    superuser(&own, "DROP ROLE certfactory_replication");
     superuser(&own, "CREATE DATABASE certfactory OWNER certfactory_owner");
 
     let dump = own.world.dir.join("backup/database.dump");
