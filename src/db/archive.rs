@@ -314,7 +314,7 @@ async fn page<T>(
         }
         // Some had no certificate, or were of another kind. Of such there may be many, one after the other.
         below = ids.last().copied();
-        asked = asked.saturating_mul(2).clamp(1, ASKED_MAX.max(limit));
+        asked = asked.saturating_mul(2).min(ASKED_MAX.max(limit));
     }
     moment.commit().await?;
     let more = items.len() > full;
