@@ -21,14 +21,16 @@ use crate::ca::log::fresh::FreshEntries;
 use crate::db::lane::Job;
 use crate::db::row;
 use crate::db::row::outcome_columns;
+use crate::db::row::signed;
+use crate::db::row::unsigned;
 use crate::db::session::fence;
 use crate::pki::certificate::SignedCertificate;
 use crate::telemetry::database_warnings;
 
-/// Locks the log's head, records those intents that have no outcome yet, appends their entries.
-/// Commits by itself.
+/// Locks the log's head, records those intents that have no outcome yet, appends their entries. Rows
+/// without an id are entries from the last parameter on that were there before. Commits by itself.
 const RECORD: &str =
-    "SELECT recorded_id, place, recorded, told FROM record_certificates($1, $2, $3, $4)";
+    "SELECT recorded_id, place, recorded, told FROM record_certificates($1, $2, $3, $4, $5)";
 
 /// What earlier recordings of the same intents left.
 const WINNERS: &str = concat!(
@@ -76,13 +78,15 @@ impl Job for Record {
                     .collect::<Vec<_>>(),
             )
             .bind(events.collect::<Result<Vec<_>, _>>()?)
+            .bind(unknown_from(&fresh)?)
             .fetch_all(&mut *connection)
             .await?;
 
         let mut recorded: HashMap<Uuid, (i64, DateTime<Utc>)> = HashMap::with_capacity(jobs.len());
         for row in &rows {
-            let place = (row.try_get("place")?, row.try_get("recorded")?);
-            recorded.insert(row.try_get("recorded_id")?, place);
+            if let Some(id) = row.try_get("recorded_id")? {
+                recorded.insert(id, (row.try_get("place")?, row.try_get("recorded")?));
+            }
         }
         // A commit that was not waited for to its end may yet be lost.
         if database_warnings() == warnings {
@@ -137,7 +141,14 @@ impl Record {
     }
 }
 
-/// The entries, as they are stored, to the replica's own follower.
+/// The first entry that this replica's follower has to be told; `None`: it has none.
+fn unknown_from(fresh: &[&Record]) -> Result<Option<i64>, sqlx::Error> {
+    let follower = fresh.first().map(|job| &job.fresh);
+    let unknown_from = follower.and_then(|it| it.unknown_from());
+    unknown_from.map(signed).transpose()
+}
+
+/// The entries, as they are stored, to the replica's own follower: those that were there before, and these.
 fn hand_over(fresh: &[&Record], rows: &[PgRow]) -> Result<(), sqlx::Error> {
     let Some(taker) = fresh.first().map(|job| &job.fresh) else {
         return Ok(());
@@ -148,10 +159,13 @@ fn hand_over(fresh: &[&Record], rows: &[PgRow]) -> Result<(), sqlx::Error> {
     let ders: HashMap<Uuid, &[u8]> = ders.collect();
     let mut entries = Vec::with_capacity(rows.len());
     for row in rows {
-        let (place, id): (i64, Uuid) = (row.try_get("place")?, row.try_get("recorded_id")?);
+        let index = unsigned(row.try_get("place")?)?;
         let told: &[u8] = row.try_get("told")?;
-        if let (Ok(index), Some(der)) = (u64::try_from(place), ders.get(&id)) {
-            entries.push((index, Bytes::from([told, b"\n", der].concat())));
+        let id: Option<Uuid> = row.try_get("recorded_id")?;
+        match id.map(|id| ders.get(&id)) {
+            None => entries.push((index, Bytes::copy_from_slice(told))),
+            Some(Some(der)) => entries.push((index, Bytes::from([told, b"\n", der].concat()))),
+            Some(None) => {}
         }
     }
     taker.hand_over(entries);

@@ -34,6 +34,7 @@ use certfactory::ca::KeyOrigin;
 use certfactory::ca::Ledger;
 use certfactory::ca::Reservation;
 use certfactory::ca::life::LifeBook;
+use certfactory::ca::log::fresh::FreshEntries;
 use certfactory::ca::order::Created;
 use certfactory::ca::order::OrderBook;
 use certfactory::ca::order::WorkOrder;
@@ -160,7 +161,22 @@ pub async fn ledger(database: &Database<'_>) -> Arc<PgLedger> {
 /// A started ledger that is ready, and what it counts.
 pub async fn ledger_and_metrics(database: &Database<'_>) -> (Arc<PgLedger>, Arc<LedgerMetrics>) {
     let metrics = Arc::new(LedgerMetrics::new(&Registry::new()).unwrap());
-    let ledger = PgLedger::start(&database.service(), &metrics, Arc::default(), None).unwrap();
+    let ledger = started(database, &metrics, Arc::default()).await;
+    (ledger, metrics)
+}
+
+/// A started ledger that is ready and tells `fresh` what is appended.
+pub async fn ledger_that_tells(database: &Database<'_>, fresh: Arc<FreshEntries>) -> Arc<PgLedger> {
+    let metrics = Arc::new(LedgerMetrics::new(&Registry::new()).unwrap());
+    started(database, &metrics, fresh).await
+}
+
+async fn started(
+    database: &Database<'_>,
+    metrics: &Arc<LedgerMetrics>,
+    fresh: Arc<FreshEntries>,
+) -> Arc<PgLedger> {
+    let ledger = PgLedger::start(&database.service(), metrics, fresh, None).unwrap();
     until("the ledger is ready", Duration::from_secs(5), || {
         ledger.ready().is_ok()
     })
@@ -174,7 +190,7 @@ pub async fn ledger_and_metrics(database: &Database<'_>) -> (Arc<PgLedger>, Arc<
         assert!(start.elapsed() < Duration::from_secs(5), "a lane is not up");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    (ledger, metrics)
+    ledger
 }
 
 /// Reserves and records.

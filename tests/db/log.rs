@@ -8,6 +8,7 @@ use certfactory::ca::log::NewCheckpoint;
 use certfactory::ca::log::Note;
 use certfactory::ca::log::NoteKind;
 use certfactory::ca::log::StoredTile;
+use certfactory::ca::log::fresh::FreshEntries;
 use certfactory::db::log::PgLog;
 use certfactory::metrics::LedgerMetrics;
 use certfactory::pki::entry::Entry;
@@ -17,6 +18,7 @@ use serde_json::json;
 use crate::fixture::intent;
 use crate::fixture::issue;
 use crate::fixture::ledger;
+use crate::fixture::ledger_that_tells;
 use crate::fixture::sign;
 use crate::fixture::soon;
 use crate::postgres::Database;
@@ -98,6 +100,41 @@ async fn certificates_and_notes_of_two_replicas_are_one_gapless_log_in_the_order
         assert_eq!(told, certfactory::ca::log::issued(&record.intent));
     }
     assert_eq!(logs[1].leaves(198, 10).await.unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_is_told_what_others_appended_before_its_own_entries() {
+    let database = Postgres::shared().database().await;
+    let fresh = Arc::new(FreshEntries::default());
+    let other = ledger(&database).await;
+    let own = ledger_that_tells(&database, Arc::clone(&fresh)).await;
+    let log = log(&database);
+
+    issue(&other, &intent()).await;
+    issue(&own, &intent()).await;
+    assert!(fresh.take(0, 10).is_empty(), "nobody had asked from there");
+
+    issue(&other, &intent()).await;
+    database
+        .execute("SELECT log_append('refused', '{}'::json)")
+        .await;
+    let wanted = intent();
+    own.reserve(wanted.clone(), soon()).await.unwrap();
+    for _ in 0..2 {
+        let certificate = sign(&wanted);
+        let record = own.record(wanted.clone(), certificate, soon()).await;
+        assert_eq!(record.unwrap().log_index, 4);
+    }
+    assert_eq!(fresh.take(0, 10), log.leaves(0, 10).await.unwrap());
+    assert_eq!(fresh.unknown_from(), Some(5));
+
+    // Of more than it wants to be told at once, nothing.
+    database
+        .execute("UPDATE log_head SET size = size + 1001")
+        .await;
+    issue(&own, &intent()).await;
+    assert!(fresh.take(5, 10).is_empty());
+    assert_eq!(fresh.take(1_006, 10).len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
