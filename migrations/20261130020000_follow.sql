@@ -30,11 +30,14 @@ BEGIN
     -- earlier holder committed.
     head := public.log_open();
     late := public.uuid_floor(head.at - interval '1 hour');
-    -- Of a follower that is far behind, none: it reads by itself, at its own pace.
-    IF unknown_from BETWEEN head.next - 1000 AND head.next - 1 THEN
-        RETURN QUERY
-        SELECT NULL::uuid, e.log_index, NULL::timestamptz, e.leaf FROM public.log_entry e
-            WHERE e.log_index >= unknown_from AND e.log_index < head.next;
+    -- What is told is sent while the head is locked, so it is little: of a follower that is far behind, and of a
+    -- large entry, nothing. Those it reads by itself. Planned each time, with the numbers: a plan that is kept
+    -- would lock all partitions, those too that are just made or brought back.
+    IF unknown_from BETWEEN head.next - 64 AND head.next - 1 THEN
+        RETURN QUERY EXECUTE
+            'SELECT NULL::uuid, e.log_index, NULL::timestamptz, e.leaf FROM public.log_entry e
+                WHERE e.log_index >= $1 AND e.log_index < $2 AND octet_length(e.leaf) <= 2048'
+            USING unknown_from, head.next;
     END IF;
     RETURN QUERY
     WITH numbered AS (

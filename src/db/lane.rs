@@ -65,6 +65,9 @@ pub(super) trait Job: Send + Sync + 'static {
         connection: &mut PgConnection,
         jobs: &[Arc<Self>],
     ) -> impl Future<Output = Result<Vec<Result<Self::Answer, LedgerFault>>, sqlx::Error>> + Send;
+
+    /// Told when what the run of these jobs committed is where commits have to be.
+    fn sure(_jobs: &[Arc<Self>]) {}
 }
 
 /// The callers' end of a lane. Dropping it lets the lane finish what waits and end.
@@ -268,6 +271,9 @@ impl<J: Job> Committer<J> {
                 }
                 (answers, _) => answers,
             };
+            if answers.is_ok() {
+                J::sure(&jobs);
+            }
             (connection, answers)
         });
 

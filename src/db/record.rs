@@ -25,7 +25,6 @@ use crate::db::row::signed;
 use crate::db::row::unsigned;
 use crate::db::session::fence;
 use crate::pki::certificate::SignedCertificate;
-use crate::telemetry::database_warnings;
 
 /// Locks the log's head, records those intents that have no outcome yet, appends their entries. Rows
 /// without an id are entries from the last parameter on that were there before. Commits by itself.
@@ -43,7 +42,7 @@ const WINNERS: &str = concat!(
 pub(super) struct Record {
     pub(super) intent: Intent,
     pub(super) certificate: SignedCertificate,
-    /// Takes its entry.
+    /// Takes its entry, and those before it.
     pub(super) fresh: Arc<FreshEntries>,
 }
 
@@ -61,7 +60,6 @@ impl Job for Record {
         let mut fresh: Vec<&Record> = jobs.iter().map(|job| &**job).collect();
         fresh.retain(|job| seen.insert(job.intent.id));
 
-        let warnings = database_warnings();
         let events = fresh.iter().map(|job| event(&job.intent));
         let rows = sqlx::query(RECORD)
             .bind(fresh.iter().map(|job| job.intent.id).collect::<Vec<_>>())
@@ -88,10 +86,7 @@ impl Job for Record {
                 recorded.insert(id, (row.try_get("place")?, row.try_get("recorded")?));
             }
         }
-        // A commit that was not waited for to its end may yet be lost.
-        if database_warnings() == warnings {
-            hand_over(&fresh, &rows)?;
-        }
+        hand_over(&fresh, &rows)?;
         let lost: Vec<Uuid> = seen
             .into_iter()
             .filter(|id| !recorded.contains_key(id))
@@ -124,6 +119,12 @@ impl Job for Record {
             })
             .collect()
     }
+
+    fn sure(jobs: &[Arc<Self>]) {
+        if let Some(job) = jobs.first() {
+            job.fresh.confirm();
+        }
+    }
 }
 
 impl Record {
@@ -148,7 +149,7 @@ fn unknown_from(fresh: &[&Record]) -> Result<Option<i64>, sqlx::Error> {
     unknown_from.map(signed).transpose()
 }
 
-/// The entries, as they are stored, to the replica's own follower: those that were there before, and these.
+/// To this replica's own follower, as they are stored: the entries that were there before, and these.
 fn hand_over(fresh: &[&Record], rows: &[PgRow]) -> Result<(), sqlx::Error> {
     let Some(taker) = fresh.first().map(|job| &job.fresh) else {
         return Ok(());

@@ -73,7 +73,7 @@ pub struct Follower {
     pub signing: Option<LogSigning>,
     /// The second copy; `None`: there is none.
     pub journal: Option<Arc<Journal>>,
-    /// What this replica appended itself.
+    /// What this replica was told with the answers to its own recordings.
     pub fresh: Arc<FreshEntries>,
     /// Told how far it has seen the log.
     pub seen: Arc<SeenLog>,
@@ -161,7 +161,7 @@ impl Follower {
             let full = count >= usize::try_from(LEAVES).unwrap_or(usize::MAX);
             let next = from + u64::try_from(count).unwrap_or_default();
             // What the journal did not take is tried again, but not at once. What comes after a gap
-            // in this replica's own entries is waited for, too.
+            // in what this replica was told is waited for, too.
             if !kept || count == 0 || !full && next >= self.ca.log.wanted() {
                 return Ok(());
             }
@@ -169,7 +169,7 @@ impl Follower {
     }
 
     /// What is new from `from` on. The database is asked for what somebody waits for and this replica
-    /// did not append itself, and else now and then.
+    /// was not told, and else now and then.
     async fn leaves(&self, position: &mut Position, from: u64) -> Result<Vec<Bytes>, LedgerFault> {
         let fresh = self.fresh.take(from, LEAVES);
         let asked = |at: Instant| at.elapsed() < POLL;
@@ -179,6 +179,8 @@ impl Follower {
         }
         let leaves = self.ca.log_book.leaves(from, LEAVES).await?;
         position.read_at = Some(Instant::now());
+        self.fresh
+            .known_before(from + u64::try_from(leaves.len()).unwrap_or_default());
         Ok(leaves)
     }
 

@@ -115,26 +115,62 @@ async fn a_follower_is_told_what_others_appended_before_its_own_entries() {
     assert!(fresh.take(0, 10).is_empty(), "nobody had asked from there");
 
     issue(&other, &intent()).await;
-    database
-        .execute("SELECT log_append('refused', '{}'::json)")
-        .await;
-    let wanted = intent();
-    own.reserve(wanted.clone(), soon()).await.unwrap();
-    for _ in 0..2 {
-        let certificate = sign(&wanted);
-        let record = own.record(wanted.clone(), certificate, soon()).await;
-        assert_eq!(record.unwrap().log_index, 4);
-    }
+    append_notes(&database, 1).await;
+    issue(&own, &intent()).await;
     assert_eq!(fresh.take(0, 10), log.leaves(0, 10).await.unwrap());
     assert_eq!(fresh.unknown_from(), Some(5));
 
-    // Of more than it wants to be told at once, nothing.
-    database
-        .execute("UPDATE log_head SET size = size + 1001")
-        .await;
+    // One that the other has recorded before, as in a commit whose reply was lost.
+    let wanted = intent();
+    own.reserve(wanted.clone(), soon()).await.unwrap();
+    for ledger in [&other, &own] {
+        let certificate = sign(&wanted);
+        let record = ledger.record(wanted.clone(), certificate, soon()).await;
+        assert_eq!(record.unwrap().log_index, 5);
+    }
+    assert_eq!(fresh.take(5, 10), log.leaves(5, 10).await.unwrap());
+
+    // As much as is told at once, and more, which is not.
+    for (notes, told) in [(64, 65), (65, 0)] {
+        let from = fresh.unknown_from().unwrap();
+        append_notes(&database, notes).await;
+        issue(&own, &intent()).await;
+        assert_eq!(fresh.take(from, 100).len(), told);
+        fresh.known_before(from + notes + 1);
+    }
+    // Nor is what is large.
+    let from = fresh.unknown_from().unwrap();
+    let large = "SELECT log_append('refused', json_build_object('a', repeat('b', 2048)))";
+    database.execute(large).await;
     issue(&own, &intent()).await;
-    assert!(fresh.take(5, 10).is_empty());
-    assert_eq!(fresh.take(1_006, 10).len(), 1);
+    assert!(fresh.take(from, 100).is_empty());
+}
+
+async fn append_notes(database: &Database<'_>, count: u64) {
+    let notes = format!(
+        "SELECT log_append(array_fill('refused'::text, ARRAY[{count}]), array_fill('{{}}'::text, ARRAY[{count}]))"
+    );
+    database.execute(&notes).await;
+}
+
+#[tokio::test]
+async fn a_program_that_was_there_before_records_as_it_did() {
+    let database = Postgres::shared().database().await;
+    let ledger = ledger(&database).await;
+    let wanted = intent();
+    ledger.reserve(wanted.clone(), soon()).await.unwrap();
+    let certificate = sign(&wanted);
+    let mut service = database.connect("service").await;
+    let told: Vec<u8> = sqlx::query_scalar(
+        "SELECT told FROM record_certificates(ARRAY[$1], ARRAY[$2], ARRAY[sha256($2)], ARRAY['{}'])",
+    )
+    .bind(wanted.id)
+    .bind(certificate.as_der())
+    .fetch_one(&mut service)
+    .await
+    .unwrap();
+    let leaves = log(&database).leaves(0, 10).await.unwrap();
+    assert_eq!(leaves, [[&told, &b"\n"[..], certificate.as_der()].concat()]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
