@@ -3,6 +3,8 @@
 //! What service and database do in a second was measured at some rates, from none to all that they could.
 //! Between two of them it is taken to lie on a straight line, and beyond the highest to grow with the rate:
 //! the more certificates share a transaction, the less each costs, so more than was measured is not claimed.
+//! Where all cores of a replica are used, stations wait and certificates share transactions at any rate: each
+//! costs the service what it cost at the highest.
 
 use std::path::PathBuf;
 
@@ -140,7 +142,7 @@ struct Service {
     cpu_us_per_certificate: f64,
     /// Of all replicas, at the peak.
     cores: f64,
-    /// What a replica gives whose cores are all used.
+    /// What a replica gives whose cores are all used, while stations wait for it.
     replica_certificates_per_second: f64,
     /// For the peak, and one that may fail.
     replicas: Option<u32>,
@@ -404,7 +406,7 @@ impl Service {
             None => format!("more than {REPLICAS_MAX} replicas"),
         };
         format!(
-            "{:.0} µs of processor a certificate, {:.2} cores at the peak: {replicas}, one of which may fail; a replica that uses all its cores gives {:.0}/s",
+            "{:.0} µs of processor a certificate, {:.2} cores at the peak: {replicas}, one of which may fail; a replica all of whose cores are used, while stations wait for it, gives {:.0}/s (only computed)",
             self.cpu_us_per_certificate, self.cores, self.replica_certificates_per_second
         )
     }
@@ -607,18 +609,10 @@ impl Curve {
         between.unwrap_or_else(beyond)
     }
 
-    /// The rate at which so much is used; 0 where nothing at all is left for it.
-    fn rate_of(&self, used: f64) -> f64 {
-        let (mut low, mut high) = (0.0, 1e9);
-        for _ in 0..100 {
-            let middle = f64::midpoint(low, high);
-            if self.at(middle) <= used {
-                low = middle;
-            } else {
-                high = middle;
-            }
-        }
-        low
+    /// The rate when so much is all that there is, and all of it is used.
+    fn rate_of(&self, all: f64) -> f64 {
+        let last = self.0.last();
+        last.map_or(0.0, |(highest, used)| all * highest / used)
     }
 }
 
@@ -651,13 +645,11 @@ mod tests {
     }
 
     #[test]
-    fn the_rate_of_some_cores_is_the_one_that_uses_them() {
+    fn when_all_is_used_a_certificate_costs_what_it_did_at_the_highest_rate() {
         let curve = curve();
-        for used in [0.15, 0.3, 0.9, 7.0] {
-            let rate = curve.rate_of(used);
-            assert!((curve.at(rate) - used).abs() < 1e-6, "{used}: {rate}");
+        for (all, rate) in [(0.4, 410.0), (0.2, 205.0), (1.2, 1_230.0)] {
+            assert!((curve.rate_of(all) - rate).abs() < 1e-9, "{all}");
         }
-        assert!(curve.rate_of(0.05) < 1.0);
         assert!(Curve::through(0.1, Vec::new()).is_none());
     }
 
