@@ -237,7 +237,7 @@ pub fn enter(wanted: &BTreeMap<String, String>) -> Outcome {
     Err(error.into())
 }
 
-/// A runtime for a command: two threads, or one where the process may use no more than one core.
+/// A runtime for a command: two threads, or one where the process may use less than two cores.
 pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     tokio::runtime::Builder::new_multi_thread()

@@ -148,6 +148,17 @@ impl Quota {
     }
 }
 
+impl Quota {
+    /// Whatever is started meanwhile is held from its start.
+    fn inside(&self, start: impl FnOnce()) {
+        self.hold(std::process::id());
+        start();
+        let own = std::process::id().to_string();
+        let outside = self.0.parent().unwrap().join("cgroup.procs");
+        std::fs::write(outside, own).unwrap();
+    }
+}
+
 impl Drop for Quota {
     fn drop(&mut self) {
         // The last process has just been buried.
@@ -228,8 +239,7 @@ fn measure(own: &OwnWorld, replicas: &mut [Replica], percent: u32, time: u32) ->
         .collect();
     // From their start: a service sizes itself by what it may use.
     for (replica, quota) in replicas.iter_mut().zip(&quotas) {
-        replica.start("all");
-        quota.hold(replica.pid());
+        quota.inside(|| replica.start("all"));
     }
     for replica in &*replicas {
         replica.wait_ready(seconds(60));
