@@ -3,8 +3,8 @@
 //! What service and database do in a second was measured at some rates, from none to all that they could.
 //! Between two of them it is taken to lie on a straight line, and beyond the highest to grow with the rate:
 //! the more certificates share a transaction, the less each costs, so more than was measured is not claimed.
-//! Where all cores of a replica are used, stations wait and certificates share transactions at any rate: each
-//! costs the service what it cost at the highest.
+//! Where all cores of a replica are used, stations wait and certificates share transactions at any rate: none
+//! costs the service less than at the highest.
 
 use std::path::PathBuf;
 
@@ -142,7 +142,7 @@ struct Service {
     cpu_us_per_certificate: f64,
     /// Of all replicas, at the peak.
     cores: f64,
-    /// What a replica gives whose cores are all used, while stations wait for it.
+    /// What a replica gives at most, whose cores are all used while stations wait for it.
     replica_certificates_per_second: f64,
     /// For the peak, and one that may fail.
     replicas: Option<u32>,
@@ -406,7 +406,7 @@ impl Service {
             None => format!("more than {REPLICAS_MAX} replicas"),
         };
         format!(
-            "{:.0} µs of processor a certificate, {:.2} cores at the peak: {replicas}, one of which may fail; a replica all of whose cores are used, while stations wait for it, gives {:.0}/s (only computed)",
+            "{:.0} µs of processor a certificate, {:.2} cores at the peak: {replicas}, one of which may fail; a replica all of whose cores are used gives at most {:.0}/s (only computed)",
             self.cpu_us_per_certificate, self.cores, self.replica_certificates_per_second
         )
     }
@@ -609,7 +609,7 @@ impl Curve {
         between.unwrap_or_else(beyond)
     }
 
-    /// The rate when so much is all that there is, and all of it is used.
+    /// The highest rate at which so much, when it is all that there is, can be enough.
     fn rate_of(&self, all: f64) -> f64 {
         let last = self.0.last();
         last.map_or(0.0, |(highest, used)| all * highest / used)
@@ -645,7 +645,7 @@ mod tests {
     }
 
     #[test]
-    fn when_all_is_used_a_certificate_costs_what_it_did_at_the_highest_rate() {
+    fn at_most_as_many_as_if_each_cost_what_it_did_at_the_highest_rate() {
         let curve = curve();
         for (all, rate) in [(0.4, 410.0), (0.2, 205.0), (1.2, 1_230.0)] {
             assert!((curve.rate_of(all) - rate).abs() < 1e-9, "{all}");
