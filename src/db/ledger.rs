@@ -88,9 +88,8 @@ pub struct PgLedger {
 impl PgLedger {
     /// Starts the lanes on the current Tokio runtime. Does not wait for the database: see
     /// [`Ledger::ready`]. Entries of certificates, and what others appended before them, are handed to
-    /// `fresh`. Intents are stored only while
-    /// `holder`, where there is one, holds the instance octet of their serial numbers. Fails only when the
-    /// URL is none.
+    /// `fresh`. Intents are stored only while `holder`, where there is one, holds the instance octet of
+    /// their serial numbers. Fails only when the URL is none.
     pub fn start(
         config: &DbConfig,
         metrics: &Arc<LedgerMetrics>,
