@@ -97,7 +97,7 @@ fn main() {
             let rate = arguments.get(3).map(|_| number(3, 0));
             flood::flood(number(1, 3), seconds(number(2, 8)), rate);
         }
-        Some("sizing") => sizing::foretell(seconds(number(1, 20))),
+        Some("sizing") => sizing::foretell(number(1, 5), seconds(number(2, 8))),
         Some("sizing-measure") => {
             let file = arguments.get(1).expect("a file");
             sizing::measure(file.as_ref(), seconds(number(2, 30)));
@@ -105,7 +105,7 @@ fn main() {
         Some("idle-connections") => idle::idle(number(1, 10_000)),
         _ => {
             eprintln!(
-                "usage: proofs failover DIRECTORY [KILLS [PAUSE]] | batches-kills [DEVICES [KILLS]] | batches-line [PAIRS [SECONDS]] | batches-list [DEVICES] | batches-full-disk [DEVICES] | handshakes [SECONDS [PER_SECOND_MAX]] | flood [PAIRS [SECONDS [PER_SECOND]]] | idle-connections [COUNT] | kills [COUNT] | ledger-seed COUNT [MONTHS] | ledger-search [COUNT] | ledger-export | log-kills [COUNT] | log-latency [COUNT] | database-outage [SECONDS] | hsm-outage [AWAY_SECONDS FROZEN_SECONDS] | orders [QUANTITY KILLS] | pages-paint [TIMES] | pages-viewers [PAIRS [SECONDS]] | plants [SECONDS [STATIONS]] | replicas-rolling [TIMES] | replicas-scale [ROUNDS [SECONDS]] | crl [ENTRIES SECONDS] | ocsp [SECONDS] | sizing [SECONDS] | sizing-measure FILE [SECONDS]"
+                "usage: proofs failover DIRECTORY [KILLS [PAUSE]] | batches-kills [DEVICES [KILLS]] | batches-line [PAIRS [SECONDS]] | batches-list [DEVICES] | batches-full-disk [DEVICES] | handshakes [SECONDS [PER_SECOND_MAX]] | flood [PAIRS [SECONDS [PER_SECOND]]] | idle-connections [COUNT] | kills [COUNT] | ledger-seed COUNT [MONTHS] | ledger-search [COUNT] | ledger-export | log-kills [COUNT] | log-latency [COUNT] | database-outage [SECONDS] | hsm-outage [AWAY_SECONDS FROZEN_SECONDS] | orders [QUANTITY KILLS] | pages-paint [TIMES] | pages-viewers [PAIRS [SECONDS]] | plants [SECONDS [STATIONS]] | replicas-rolling [TIMES] | replicas-scale [ROUNDS [SECONDS]] | crl [ENTRIES SECONDS] | ocsp [SECONDS] | sizing [ROUNDS [SECONDS]] | sizing-measure FILE [SECONDS]"
             );
             std::process::exit(2);
         }

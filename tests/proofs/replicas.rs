@@ -146,16 +146,18 @@ impl Quota {
     pub fn hold(&self, pid: u32) {
         std::fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
     }
-}
 
-impl Quota {
+    /// No longer.
+    pub fn release(&self, pid: u32) {
+        let outside = self.0.parent().unwrap().join("cgroup.procs");
+        std::fs::write(outside, pid.to_string()).unwrap();
+    }
+
     /// Whatever is started meanwhile is held from its start.
     fn inside(&self, start: impl FnOnce()) {
         self.hold(std::process::id());
         start();
-        let own = std::process::id().to_string();
-        let outside = self.0.parent().unwrap().join("cgroup.procs");
-        std::fs::write(outside, own).unwrap();
+        self.release(std::process::id());
     }
 }
 

@@ -14,10 +14,31 @@ const LOADS: [(u32, Option<u32>); 4] =
     [(16, Some(25)), (16, Some(100)), (16, Some(400)), (64, None)];
 /// What is foretold: a pace between them.
 const PACE: u32 = 200;
+/// How many stations ask so.
+const STATIONS: u32 = 32;
 /// And a service that is held to so much of a core.
 const PERCENT: u32 = 50;
 /// How far off a figure may be.
 const OFF_MAX: f64 = 0.2;
+/// What a run counts from its start to its end.
+const TOTALS: [&str; 9] = [
+    "certificates",
+    "seconds",
+    "service_cpu_seconds",
+    "database_cpu_seconds",
+    "wal_bytes",
+    "fsyncs",
+    "table_bytes",
+    "index_bytes",
+    "signatures",
+];
+/// What is used in a second while nobody asks.
+const IDLE: [&str; 4] = [
+    "idle_service_cores",
+    "idle_database_cores",
+    "idle_wal_bytes_per_second",
+    "idle_fsyncs_per_second",
+];
 
 /// Measures into a file.
 pub fn measure(file: &Path, seconds: Duration) {
@@ -28,45 +49,52 @@ pub fn measure(file: &Path, seconds: Duration) {
     }
 }
 
-/// Measures, foretells, runs, compares.
-pub fn foretell(seconds: Duration) {
+/// Measures, foretells, runs, compares. In each round every load is measured once: the machine's pace changes
+/// within minutes, and what is compared should have had the same of it.
+pub fn foretell(rounds: u32, seconds: Duration) {
     let mut own = OwnWorld::running();
-    let measured = own.world.dir.join("costs.json");
-    println!("measured");
-    for (connections, pace) in LOADS {
-        println!(
-            "  {}",
-            described(&line(&own, &measured, connections, pace, seconds))
-        );
-    }
-    let quota = f64::from(PERCENT) / 100.0;
-    let paced = plan(&own, &measured, f64::from(PACE), quota);
-    let mut off = Vec::new();
-
-    let file = own.world.dir.join("paced.json");
-    let run = line(&own, &file, 32, Some(PACE), seconds * 2);
-    println!("{PACE} a second\n  {}", described(&run));
-    compare(&paced, &run, &mut off);
-
-    let group = Quota::new("sizing", PERCENT);
-    group.hold(own.pid());
-    let run = line(&own, &file, 32, Some(PACE), seconds * 2);
-    println!(
-        "the same, the service held to {PERCENT} % of a core\n  {}",
-        described(&run)
+    let file = |name: &str| own.world.dir.join(name);
+    let (costs, paced, held, most) = (
+        file("costs.json"),
+        file("paced.json"),
+        file("held.json"),
+        file("most.json"),
     );
-    compare(&paced, &run, &mut off);
+    let group = Quota::new("sizing", PERCENT);
+    for round in 1..=rounds {
+        println!("round {round}");
+        let measure = |file: &Path, connections, pace, what: &str| {
+            let run = line(&own, file, connections, pace, seconds);
+            println!("  {what}{}", described(&run));
+        };
+        let (slower, faster) = LOADS.split_at(LOADS.len() / 2);
+        for (connections, pace) in slower {
+            measure(&costs, *connections, *pace, "");
+        }
+        measure(&paced, STATIONS, Some(PACE), "foretold: ");
+        group.hold(own.pid());
+        measure(&held, STATIONS, Some(PACE), "foretold, held: ");
+        measure(&most, 64, None, "all that it gives, held: ");
+        group.release(own.pid());
+        for (connections, pace) in faster {
+            measure(&costs, *connections, *pace, "");
+        }
+    }
 
-    let run = line(&own, &file, 64, None, seconds);
-    println!("all that it gives so\n  {}", described(&run));
-    let most = paced["plant"]["service"]["replica_certificates_per_second"]
+    let quota = f64::from(PERCENT) / 100.0;
+    let plan = plan(&own, &costs, f64::from(PACE), quota);
+    let mut off = Vec::new();
+    println!("{PACE} a second");
+    compare(&plan, &together(&paced), &mut off);
+    println!("the same, the service held to {PERCENT} % of a core");
+    compare(&plan, &together(&held), &mut off);
+    let foretold = plan["plant"]["service"]["replica_certificates_per_second"]
         .as_f64()
         .unwrap();
-    println!(
-        "  certificates/s             foretold at most {most:.0}   are {:.0}",
-        per_second(&run)
-    );
-    if per_second(&run) > most * (1.0 + OFF_MAX) {
+    let is = per_second(&together(&most));
+    println!("all that it gives so");
+    println!("  certificates/s             foretold at most {foretold:.0}   are {is:.0}");
+    if is > foretold * (1.0 + OFF_MAX) {
         off.push("more certificates than foretold".to_owned());
     }
     own.kill_service();
@@ -75,6 +103,25 @@ pub fn foretell(seconds: Duration) {
         "more than {} % off: {off:?}",
         OFF_MAX * 100.0
     );
+}
+
+/// All runs of a file as one.
+fn together(file: &Path) -> Value {
+    let kept: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+    let runs = kept["runs"].as_array().unwrap();
+    let of = |run: &Value, name: &str| run[name].as_f64().unwrap();
+    let mut all = runs[0].clone();
+    for name in TOTALS {
+        all[name] = runs.iter().map(|run| of(run, name)).sum::<f64>().into();
+    }
+    for name in IDLE {
+        let used: f64 = runs
+            .iter()
+            .map(|run| of(run, name) * of(run, "seconds"))
+            .sum();
+        all[name] = (used / of(&all, "seconds")).into();
+    }
+    all
 }
 
 /// Plays stations and adds to the file what that cost; the last run of it.

@@ -1,8 +1,9 @@
 //! `benchmark plan`: what so many units an hour need, computed from what a certificate was measured to cost.
 //!
 //! What service and database do in a second was measured at some rates, from none to all that they could.
-//! Between two of them it is taken to lie on a straight line, and beyond the highest to grow with the rate:
-//! the more certificates share a transaction, the less each costs, so more than was measured is not claimed.
+//! The more certificates share a transaction, the less each costs: between two measured rates what is done is
+//! taken to grow with a power of the rate, the one that leads from the lower to the higher. Below the lowest
+//! and beyond the highest it grows with the rate: less for a certificate than was measured is not claimed.
 //! Where all cores of a replica are used, stations wait and certificates share transactions at any rate: none
 //! costs the service less than at the highest.
 
@@ -527,7 +528,7 @@ impl Usage {
             let idles: Vec<f64> = runs.iter().filter_map(idle).collect();
             let loads = runs
                 .iter()
-                .filter_map(|run| Some((run.rate(), of(run)? / run.seconds + idle(run)?)));
+                .filter_map(|run| Some((run.rate(), of(run)? / run.seconds)));
             Curve::through(
                 idles.iter().sum::<f64>() / idles.len().max(1) as f64,
                 loads.collect(),
@@ -570,11 +571,17 @@ impl Usage {
 }
 
 /// What is used at which rate.
-struct Curve(Vec<(f64, f64)>);
+struct Curve {
+    /// When nobody asks.
+    idle: f64,
+    /// Rates, rising, and what each load used beside that.
+    loads: Vec<(f64, f64)>,
+    highest: (f64, f64),
+}
 
 impl Curve {
-    /// Through what is used when nobody asks, and by each load; `None` without one. Loads of nearly the same
-    /// rate are one.
+    /// By what is used when nobody asks, and by each load beside that; `None` without a load. Loads of nearly
+    /// the same rate are one.
     #[allow(clippy::cast_precision_loss, reason = "some runs")]
     fn through(idle: f64, mut loads: Vec<(f64, f64)>) -> Option<Self> {
         loads.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -582,37 +589,41 @@ impl Curve {
         let mean = |near: &[(f64, f64)]| {
             let count = near.len() as f64;
             let sum = |of: fn(&(f64, f64)) -> f64| near.iter().map(of).sum::<f64>() / count;
-            (sum(|it| it.0), sum(|it| it.1))
+            // What a load did not use has a logarithm, too.
+            (sum(|it| it.0), sum(|it| it.1).max(f64::MIN_POSITIVE))
         };
-        let mut points = vec![(0.0, idle)];
-        points.extend(loads.chunk_by(near).map(mean));
-        (points.len() > 1).then_some(Self(points))
+        let loads: Vec<(f64, f64)> = loads.chunk_by(near).map(mean).collect();
+        let highest = *loads.last()?;
+        Some(Self {
+            idle,
+            loads,
+            highest,
+        })
     }
 
     fn highest(&self) -> f64 {
-        self.0.last().map_or(0.0, |(rate, _)| *rate)
+        self.highest.0
     }
 
     /// At this rate.
     fn at(&self, rate: f64) -> f64 {
-        let mut pairs = self.0.windows(2);
-        let between = pairs.find_map(|pair| match *pair {
-            [(a, used), (b, more)] if rate <= b => {
-                Some(used + (more - used) * (rate - a) / (b - a))
-            }
-            _ => None,
-        });
-        let beyond = || {
-            let last = self.0.last();
-            last.map_or(0.0, |(highest, used)| used * rate / highest)
+        let growing_from = |(from, used): (f64, f64), power: f64| used * (rate / from).powf(power);
+        let used = match self.loads.partition_point(|(measured, _)| *measured < rate) {
+            0 => self.loads.first().map(|lowest| growing_from(*lowest, 1.0)),
+            above => match self.loads.get(above - 1..=above) {
+                Some(&[below, above]) => {
+                    let power = (above.1 / below.1).ln() / (above.0 / below.0).ln();
+                    Some(growing_from(below, power))
+                }
+                _ => None,
+            },
         };
-        between.unwrap_or_else(beyond)
+        self.idle + used.unwrap_or_else(|| growing_from(self.highest, 1.0))
     }
 
     /// The highest rate at which so much, when it is all that there is, can be enough.
     fn rate_of(&self, all: f64) -> f64 {
-        let last = self.0.last();
-        last.map_or(0.0, |(highest, used)| all * highest / used)
+        all * self.highest() / self.at(self.highest())
     }
 }
 
@@ -625,16 +636,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_used_lies_between_what_was_measured_and_grows_with_the_rate_beyond() {
+    fn what_is_used_grows_with_a_power_of_the_rate_between_what_was_measured() {
         let curve = curve();
         for (rate, used) in [
             (0.0, 0.1),
-            (50.0, 0.15),
-            (100.0, 0.2),
+            (50.0, 0.2),
+            (100.0, 0.3),
+            // Half way, by factors, from 0.2 at 100 to what follows.
+            ((100.0_f64 * 410.0).sqrt(), 0.1 + (0.2_f64 * 0.4).sqrt()),
             // The mean of the two that are near each other.
-            (410.0, 0.4),
-            (255.0, 0.3),
-            (820.0, 0.8),
+            (410.0, 0.5),
+            (820.0, 0.9),
         ] {
             assert!(
                 (curve.at(rate) - used).abs() < 1e-9,
@@ -645,9 +657,20 @@ mod tests {
     }
 
     #[test]
+    fn more_certificates_never_use_less_than_fewer_where_none_was_measured_to() {
+        let curve = curve();
+        let used = (0..1_000).map(|rate| curve.at(f64::from(rate)));
+        let used: Vec<f64> = used.collect();
+        assert!(used.is_sorted());
+        let nothing = Curve::through(0.0, vec![(100.0, 0.0), (400.0, 0.2)]).unwrap();
+        assert!(nothing.at(100.0) < 1e-9 && nothing.at(200.0) < 1e-9);
+        assert!((nothing.at(400.0) - 0.2).abs() < 1e-9);
+    }
+
+    #[test]
     fn at_most_as_many_as_if_each_cost_what_it_did_at_the_highest_rate() {
         let curve = curve();
-        for (all, rate) in [(0.4, 410.0), (0.2, 205.0), (1.2, 1_230.0)] {
+        for (all, rate) in [(0.5, 410.0), (0.25, 205.0), (1.5, 1_230.0)] {
             assert!((curve.rate_of(all) - rate).abs() < 1e-9, "{all}");
         }
         assert!(Curve::through(0.1, Vec::new()).is_none());
