@@ -30,6 +30,8 @@ pub struct Checking {
 /// What was said of a plant.
 #[derive(Default)]
 struct Said {
+    /// Plants that could not be looked at in the last round.
+    unseen: BTreeSet<String>,
     late: BTreeSet<String>,
     /// By when they were found: a difference that becomes another one is found anew.
     findings: BTreeSet<(DateTime<Utc>, String, String, String)>,
@@ -80,9 +82,16 @@ impl Checking {
         for state in &states {
             // One plant's fault keeps no other from being looked at.
             match self.plants.verify(&state.site, orders).await {
-                Ok(round) => more |= round.more,
+                Ok(round) => {
+                    more |= round.more;
+                    if said.unseen.remove(&state.site) {
+                        tracing::info!(plant = state.site, "the plant is looked at again");
+                    }
+                }
                 Err(fault) => {
-                    tracing::warn!(plant = state.site, %fault, "the plant is not looked at");
+                    if said.unseen.insert(state.site.clone()) {
+                        tracing::warn!(plant = state.site, %fault, "the plant is not looked at");
+                    }
                 }
             }
         }
@@ -92,6 +101,8 @@ impl Checking {
         let here: BTreeSet<String> = states.into_iter().map(|state| state.site).collect();
         for gone in shown.difference(&here) {
             self.metrics.forget(gone);
+            said.unseen.remove(gone);
+            said.late.remove(gone);
         }
         *shown = here;
         self.name(said).await?;
