@@ -282,6 +282,5 @@ impl Drop for Desk {
         for key in &self.token.keys {
             key.show(false);
         }
-        self.token.released();
     }
 }

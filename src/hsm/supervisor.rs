@@ -129,9 +129,10 @@ struct Ward {
 
 impl Ward {
     fn admit_and_discharge(&mut self, tokens: &[Arc<Token>]) {
-        let before = self.desks.len();
-        self.desks
-            .retain(|desk| tokens.iter().any(|token| Arc::ptr_eq(token, &desk.token)));
+        let (kept, gone): (Vec<Desk>, Vec<Desk>) = std::mem::take(&mut self.desks)
+            .into_iter()
+            .partition(|desk| tokens.iter().any(|token| Arc::ptr_eq(token, &desk.token)));
+        self.desks = kept;
         for token in tokens {
             if !self
                 .desks
@@ -141,11 +142,18 @@ impl Ward {
                 self.desks.push(Desk::new(Arc::clone(token)));
             }
         }
-        if before > 0
+        let released: Vec<Arc<Token>> = gone.iter().map(|desk| Arc::clone(&desk.token)).collect();
+        drop(gone);
+        if !released.is_empty()
             && self.desks.is_empty()
             && let Err(fault) = self.module.finalise(QUIESCE)
         {
             tracing::debug!(%fault, "module left initialised");
+        }
+        // Not before: who waits for it may end the process, and what the module does at its end must not meet
+        // a thread that is still inside it.
+        for token in released {
+            token.released();
         }
     }
 

@@ -304,7 +304,7 @@ impl Token {
         self.fail_waiting("the HSM adapter is shut down");
     }
 
-    /// The supervisor has closed its own session.
+    /// The supervisor has closed its own session, and finalised the module if nobody else uses it.
     pub(crate) fn released(&self) {
         lock(&self.state).supervised = false;
         self.turned.notify_all();

@@ -71,6 +71,22 @@ fn keys_of_every_kind_sign_side_by_side() {
 }
 
 #[test]
+fn a_shutdown_is_over_when_the_module_is_finalised() {
+    in_own_process(
+        "a_shutdown_is_over_when_the_module_is_finalised",
+        async |world| {
+            let config = world.token(&fault_module(), &[("a", P256)]);
+            let hsm = world.hsm(&config).await;
+            sign(&hsm, "issuer-a").await.unwrap();
+            let finalised = world.count("finalize");
+            world.control("finalize_ms=500");
+            hsm.shutdown();
+            assert_eq!(world.count("finalize") - finalised, 1);
+        },
+    );
+}
+
+#[test]
 fn an_unknown_issuer_has_no_key() {
     in_own_process("an_unknown_issuer_has_no_key", async |world| {
         let hsm = Hsm::start(Vec::new(), &world.metrics);

@@ -23,6 +23,9 @@ pub const SOFTHSM: &str = "/usr/lib/softhsm/libsofthsm2.so";
 pub const P11_KIT_CLIENT: &str = "/usr/lib/x86_64-linux-gnu/pkcs11/p11-kit-client.so";
 pub const PIN: &str = "certfactory-test";
 
+/// No test takes so long.
+const IT_HANGS: Duration = Duration::from_mins(2);
+
 /// What a test works in.
 pub struct World {
     pub directory: PathBuf,
@@ -56,7 +59,8 @@ pub fn in_own_process<F: Future<Output = ()>>(name: &str, body: impl FnOnce(Worl
     )
     .unwrap();
     fs::write(path.join("control"), "").unwrap();
-    let child = Command::new(std::env::current_exe().unwrap())
+    let said = fs::File::create(path.join("said")).unwrap();
+    let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture", "--test-threads=1"])
         .env(DIRECTORY, path)
         .env("SOFTHSM2_CONF", path.join("softhsm2.conf"))
@@ -67,17 +71,29 @@ pub fn in_own_process<F: Future<Output = ()>>(name: &str, body: impl FnOnce(Worl
             "P11_KIT_SERVER_ADDRESS",
             format!("unix:path={}", path.join("p11-kit").display()),
         )
-        .output()
+        .stdout(said.try_clone().unwrap())
+        .stderr(said)
+        .spawn()
         .unwrap();
-    let text = format!(
-        "{}{}",
-        String::from_utf8_lossy(&child.stdout),
-        String::from_utf8_lossy(&child.stderr)
-    );
+    let start = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break Some(status);
+        }
+        if start.elapsed() > IT_HANGS {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            break None;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    let text = String::from_utf8_lossy(&fs::read(path.join("said")).unwrap()).into_owned();
+    let Some(status) = status else {
+        panic!("{name} has not ended after {IT_HANGS:?}: {text}");
+    };
     // SoftHSM's exit handler may crash when all is done.
-    let crashed_at_exit =
-        child.status.signal().is_some() && text.contains("test result: ok. 1 passed");
-    assert!(child.status.success() || crashed_at_exit, "{text}");
+    let crashed_at_exit = status.signal().is_some() && text.contains("test result: ok. 1 passed");
+    assert!(status.success() || crashed_at_exit, "{text}");
     assert!(
         text.contains("1 passed"),
         "no test is called {name}: {text}"

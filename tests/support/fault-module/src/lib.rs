@@ -6,12 +6,14 @@
 //! * `login_rv=N`: `C_Login` returns N
 //! * `open_rv=N`: `C_OpenSession` returns N
 //! * `delay_ms=N`: `C_Sign` takes that much longer
+//! * `finalize_ms=N`: so does `C_Finalize`
 //! * `hang=1`: `C_Sign` returns only after the file has changed
 //! * `flip=1`: a bit of every signature is wrong
 //! * `close_all=1`: once, before the next `C_SignInit`, all sessions of its token are closed
 //! * `logout=1`: once, before the next `C_SignInit`, another session logs the user out
 //!
-//! Signatures made and logins tried are counted in the file named by `FAULT_MODULE_COUNTS`: `sign=N login=N`.
+//! Signatures made and logins tried are counted in the file named by `FAULT_MODULE_COUNTS`: `sign=N login=N
+//! finalize=N`; the last when it is over.
 
 #![allow(non_snake_case, clippy::missing_safety_doc)]
 
@@ -31,6 +33,7 @@ use cryptoki_sys::*;
 static REAL: OnceLock<CK_FUNCTION_LIST> = OnceLock::new();
 static SIGNS: AtomicU64 = AtomicU64::new(0);
 static LOGINS: AtomicU64 = AtomicU64::new(0);
+static ENDS: AtomicU64 = AtomicU64::new(0);
 
 /// The control file as last read, and what of it is used up.
 #[derive(Default)]
@@ -109,10 +112,11 @@ fn write_counts() {
     static WRITING: Mutex<()> = Mutex::new(());
     if let Some(path) = std::env::var_os("FAULT_MODULE_COUNTS") {
         let _writing = WRITING.lock().unwrap();
-        let (signs, logins) = (SIGNS.load(Ordering::SeqCst), LOGINS.load(Ordering::SeqCst));
+        let [signs, logins, ends] =
+            [&SIGNS, &LOGINS, &ENDS].map(|count| count.load(Ordering::SeqCst));
         let mut new = path.clone();
         new.push(".new");
-        fs::write(&new, format!("sign={signs} login={logins}")).unwrap();
+        fs::write(&new, format!("sign={signs} login={logins} finalize={ends}")).unwrap();
         fs::rename(new, path).unwrap();
     }
 }
@@ -230,6 +234,16 @@ unsafe extern "C" fn login(
     }
 }
 
+unsafe extern "C" fn finalize(reserved: CK_VOID_PTR) -> CK_RV {
+    if let Some(milliseconds) = word("finalize_ms") {
+        sleep(Duration::from_millis(milliseconds));
+    }
+    let value = unsafe { real().C_Finalize.unwrap()(reserved) };
+    ENDS.fetch_add(1, Ordering::SeqCst);
+    write_counts();
+    value
+}
+
 unsafe extern "C" fn open_session(
     slot: CK_SLOT_ID,
     flags: CK_FLAGS,
@@ -255,6 +269,7 @@ pub unsafe extern "C" fn C_GetFunctionList(list: *mut *mut CK_FUNCTION_LIST) -> 
         C_SignInit: Some(sign_init),
         C_Sign: Some(sign),
         C_Login: Some(login),
+        C_Finalize: Some(finalize),
         C_OpenSession: Some(open_session),
         C_CloseSession: Some(close_session),
         C_GetSessionInfo: Some(session_info),
