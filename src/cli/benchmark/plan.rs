@@ -574,9 +574,8 @@ impl Usage {
 struct Curve {
     /// When nobody asks.
     idle: f64,
-    /// Rates, rising, and what each load used beside that.
+    /// Rates, rising, and what each load used beside that; at least one.
     loads: Vec<(f64, f64)>,
-    highest: (f64, f64),
 }
 
 impl Curve {
@@ -593,32 +592,26 @@ impl Curve {
             (sum(|it| it.0), sum(|it| it.1).max(f64::MIN_POSITIVE))
         };
         let loads: Vec<(f64, f64)> = loads.chunk_by(near).map(mean).collect();
-        let highest = *loads.last()?;
-        Some(Self {
-            idle,
-            loads,
-            highest,
-        })
+        (!loads.is_empty()).then_some(Self { idle, loads })
     }
 
     fn highest(&self) -> f64 {
-        self.highest.0
+        self.loads.last().map_or(0.0, |(rate, _)| *rate)
     }
 
     /// At this rate.
     fn at(&self, rate: f64) -> f64 {
-        let growing_from = |(from, used): (f64, f64), power: f64| used * (rate / from).powf(power);
-        let used = match self.loads.partition_point(|(measured, _)| *measured < rate) {
-            0 => self.loads.first().map(|lowest| growing_from(*lowest, 1.0)),
-            above => match self.loads.get(above - 1..=above) {
-                Some(&[below, above]) => {
-                    let power = (above.1 / below.1).ln() / (above.0 / below.0).ln();
-                    Some(growing_from(below, power))
-                }
-                _ => None,
-            },
+        let under = self.loads.partition_point(|(measured, _)| *measured < rate);
+        let (under, over) = self.loads.split_at(under);
+        let used = match (under.last(), over.first()) {
+            (Some(below), Some(above)) => {
+                let power = (above.1 / below.1).ln() / (above.0 / below.0).ln();
+                below.1 * (rate / below.0).powf(power)
+            }
+            (Some((nearest, used)), None) | (None, Some((nearest, used))) => used * rate / nearest,
+            (None, None) => 0.0,
         };
-        self.idle + used.unwrap_or_else(|| growing_from(self.highest, 1.0))
+        self.idle + used
     }
 
     /// The highest rate at which so much, when it is all that there is, can be enough.
