@@ -424,7 +424,7 @@ impl Default for KindFilter {
 }
 
 /// Everything given must hold.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SearchFilter {
     /// What the certificate is for.
     pub kind: KindFilter,

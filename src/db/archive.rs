@@ -78,6 +78,9 @@ macro_rules! issued {
 /// What a search reads of its matches, and as what.
 pub(super) struct Form<T> {
     pub(super) select: &'static str,
+    /// The same of all from an id, `$1`, to another, `$2`: each table is walked through once, where `select` looks
+    /// a row up in each.
+    pub(super) between: Option<&'static str>,
     pub(super) read: fn(&PgRow) -> Result<T, sqlx::Error>,
     /// Where the page after it begins.
     pub(super) id: fn(&T) -> Uuid,
@@ -86,6 +89,7 @@ pub(super) struct Form<T> {
 /// All of it.
 pub(super) const RECORD: Form<CertificateRecord> = Form {
     select: issued!(intent_columns!()),
+    between: None,
     read: |row| {
         let record = row::certificate(row::intent(row)?, row)?;
         record.ok_or_else(|| row::unreadable("certificate"))
@@ -96,6 +100,17 @@ pub(super) const RECORD: Form<CertificateRecord> = Form {
 /// What an export shows.
 pub(super) const EXPORTED: Form<Exported> = Form {
     select: issued!(exported_columns!()),
+    between: Some(concat!(
+        "SELECT ",
+        exported_columns!(),
+        ", o.der, o.fingerprint, o.log_index, o.recorded_at, e.kind AS status, s.serial_number AS successor
+         FROM outcome o JOIN intent i ON i.intent_id = o.intent_id
+         LEFT JOIN (SELECT DISTINCT ON (intent_id) intent_id, kind FROM life_event
+                    WHERE intent_id BETWEEN $1 AND $2 ORDER BY intent_id DESC, kind DESC) e
+             ON e.intent_id = o.intent_id
+         LEFT JOIN claim s ON s.live AND s.supersedes = o.intent_id AND s.supersedes BETWEEN $1 AND $2
+         WHERE o.der IS NOT NULL AND o.intent_id BETWEEN $1 AND $2 AND i.intent_id BETWEEN $1 AND $2"
+    )),
     read: row::exported,
     id: |exported| exported.id,
 };
@@ -327,7 +342,7 @@ fn length<T>(list: &[T]) -> i64 {
     i64::try_from(list.len()).unwrap_or(i64::MAX)
 }
 
-/// The certificates of these intents, in the order of the ids; of those without one, and of those of another kind,
+/// The certificates of these intents, in the order of the ids, which is the newest first; of those without one, and of those of another kind,
 /// nothing.
 async fn read<T>(
     form: &Form<T>,
@@ -337,10 +352,21 @@ async fn read<T>(
     items: &mut Vec<T>,
 ) -> Result<(), sqlx::Error> {
     let before = items.len();
-    let mut rows = matches::rows(form.select, filter, ids);
+    let (mut rows, more) = match (form.between, ids) {
+        (Some(between), [newest, .., oldest]) if matches::is_of_nearly_all(filter) => {
+            let rows = matches::rows_between(between, filter, (*oldest, *newest));
+            (rows.map_err(sqlx::Error::Encode)?, true)
+        }
+        _ => (matches::rows(form.select, filter, ids), false),
+    };
     let mut rows = rows.build().fetch(connection);
     while let Some(row) = rows.try_next().await? {
-        items.push((form.read)(&row)?);
+        let item = (form.read)(&row)?;
+        let id = (form.id)(&item);
+        // The newest first.
+        if !more || ids.binary_search_by(|it| id.cmp(it)).is_ok() {
+            items.push(item);
+        }
     }
     // Here and not there, where so many octets are sorted on disk.
     items[before..].sort_unstable_by_key(|item| std::cmp::Reverse((form.id)(item)));

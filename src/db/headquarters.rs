@@ -57,6 +57,7 @@ const PLACED: Form<Placed> = Form {
             (SELECT c.serial_number FROM claim c WHERE c.live AND c.site = o.site AND c.supersedes = o.intent_id
              LIMIT 1) AS successor
         FROM outcome o JOIN intent i ON i.intent_id = o.intent_id AND i.site = o.site WHERE o.der IS NOT NULL",
+    between: None,
     read: |row| {
         Ok(Placed {
             site: row.try_get("site")?,

@@ -9,11 +9,13 @@ use certfactory::ca::Archive;
 use certfactory::ca::CertificateRecord;
 use certfactory::ca::Claim;
 use certfactory::ca::Intent;
+use certfactory::ca::KindFilter;
 use certfactory::ca::Ledger;
 use certfactory::ca::Reservation;
 use certfactory::ca::Rework;
 use certfactory::ca::SearchFilter;
 use certfactory::ca::Status;
+use certfactory::ca::export::Exported;
 use certfactory::ca::life::LifeAct;
 use certfactory::ca::life::LifeBook;
 use certfactory::ca::life::LifeEvent;
@@ -21,8 +23,10 @@ use certfactory::ca::life::NewEvent;
 use certfactory::ca::order::OrderBook;
 use certfactory::ca::order::OrderRefusal;
 use certfactory::ca::order::WorkOrder;
+use certfactory::ca::searches::Searches;
 use certfactory::db::archive::PgArchive;
 use certfactory::db::ledger::PgLedger;
+use certfactory::db::standby::Reading;
 use certfactory::pki::revocation::RevocationReason;
 
 use crate::fixture::intent;
@@ -31,6 +35,7 @@ use crate::fixture::issue;
 use crate::fixture::ledger;
 use crate::fixture::order;
 use crate::fixture::soon;
+use crate::fixture::verification;
 use crate::postgres::Postgres;
 
 fn event(record: &CertificateRecord, kind: Status) -> NewEvent {
@@ -182,6 +187,62 @@ async fn nothing_is_superseded_before_a_later_certificate_is_confirmed_or_scrapp
         let events = ledger.events(earlier.intent.id).await.unwrap();
         assert_eq!(events[0].kind, Status::Superseded);
         assert_eq!(events[0].reason_code, Some(RevocationReason::Superseded));
+    }
+}
+
+/// An export looks up nothing for a single certificate: it walks through events and reworks beside them.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_says_of_every_certificate_what_a_search_says() {
+    let database = Postgres::shared().database().await;
+    let ledger = ledger(&database).await;
+    issue(&ledger, &intent()).await;
+    let first = issue(&ledger, &intent()).await;
+    let second = issue(&ledger, &rework(&first)).await;
+    let third = issue(&ledger, &rework(&second)).await;
+    one(&ledger, &third, Status::Confirmed).await;
+    one(&ledger, &second, Status::Superseded).await;
+    ledger.reserve(intent(), soon()).await.unwrap();
+    issue(&ledger, &verification()).await;
+    let revoked = issue(&ledger, &intent()).await;
+    one(&ledger, &revoked, Status::Confirmed).await;
+    one(&ledger, &revoked, Status::Revoked).await;
+    one(&ledger, &revoked, Status::Scrapped).await;
+    let abandoned = rework(&issue(&ledger, &intent()).await);
+    ledger.reserve(abandoned.clone(), soon()).await.unwrap();
+    ledger.abandon(abandoned.id, "test".into()).await.unwrap();
+    let late = Some(chrono::Utc::now());
+    issue(&ledger, &intent()).await;
+
+    let archive = PgArchive::new(&database.service()).unwrap();
+    let searches = Reading::new(&database.service(), None).unwrap();
+    let all = || SearchFilter {
+        kind: KindFilter::Any,
+        ..SearchFilter::default()
+    };
+    for (filter, count) in [
+        (all(), 8),
+        (SearchFilter::default(), 7),
+        (
+            SearchFilter {
+                issued_before: late,
+                ..all()
+            },
+            7,
+        ),
+        (
+            SearchFilter {
+                issued_after: late,
+                ..all()
+            },
+            1,
+        ),
+    ] {
+        let found = archive.search(filter.clone(), 100, None).await.unwrap();
+        let found: Vec<Exported> = found.items.iter().map(Exported::from).collect();
+        let mut pages = searches.export(filter, None, None);
+        let page = pages.recv().await.unwrap().unwrap().found;
+        assert_eq!(format!("{:?}", page.items), format!("{found:?}"));
+        assert_eq!((found.len(), page.next), (count, None));
     }
 }
 

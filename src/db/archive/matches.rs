@@ -7,8 +7,11 @@
 use chrono::DateTime;
 use chrono::TimeDelta;
 use chrono::Utc;
+use sqlx::Arguments;
 use sqlx::Postgres;
 use sqlx::QueryBuilder;
+use sqlx::error::BoxDynError;
+use sqlx::postgres::PgArguments;
 use uuid::Uuid;
 
 use crate::ca::KindFilter;
@@ -63,10 +66,7 @@ pub(super) fn rows(
     ids: &[Uuid],
 ) -> QueryBuilder<Postgres> {
     let mut sql = QueryBuilder::new(select);
-    if let KindFilter::Only(kind) = filter.kind {
-        sql.push(" AND i.kind = ").push_bind(kind.as_str());
-    }
-    equal(&mut sql, " AND i.site = ", filter.site.as_deref());
+    of_kind_and_site(&mut sql, filter);
     // Of both tables: so the months without any of them are not looked at.
     for table in ["o", "i"] {
         sql.push(format!(" AND {table}.intent_id = ANY("))
@@ -74,6 +74,44 @@ pub(super) fn rows(
             .push(")");
     }
     sql
+}
+
+/// The rows of all intents from `from` to `to`, both included, in any order: `select` ends with a condition and
+/// names them `$1` and `$2`.
+pub(super) fn rows_between(
+    select: &'static str,
+    filter: &SearchFilter,
+    (from, to): (Uuid, Uuid),
+) -> Result<QueryBuilder<Postgres>, BoxDynError> {
+    let mut bounds = PgArguments::default();
+    bounds.add(from)?;
+    bounds.add(to)?;
+    let mut sql = QueryBuilder::with_arguments(select, bounds);
+    of_kind_and_site(&mut sql, filter);
+    Ok(sql)
+}
+
+fn of_kind_and_site(sql: &mut QueryBuilder<Postgres>, filter: &SearchFilter) {
+    if let KindFilter::Only(kind) = filter.kind {
+        sql.push(" AND i.kind = ").push_bind(kind.as_str());
+    }
+    equal(sql, " AND i.site = ", filter.site.as_deref());
+}
+
+/// Whether no condition leaves out many of the certificates between two ids. The times leave out those before and
+/// after, and nearly all are devices'.
+pub(super) fn is_of_nearly_all(filter: &SearchFilter) -> bool {
+    let all = SearchFilter {
+        issued_after: filter.issued_after,
+        issued_before: filter.issued_before,
+        kind: filter.kind,
+        ..SearchFilter::default()
+    };
+    *filter == all
+        && matches!(
+            filter.kind,
+            KindFilter::Any | KindFilter::Only(LeafKind::Device)
+        )
 }
 
 /// Whether a condition leaves a few certificates of a device, or those of a batch.
