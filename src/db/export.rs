@@ -19,12 +19,14 @@ use crate::db::standby::Reading;
 const PAGE_MIN: i64 = 1_000;
 /// Certificates of a page, at most: some 8 MB.
 const PAGE_MAX: i64 = 5_000;
+/// Pages that are read before they are taken: one that takes longer than others delays nobody.
+pub(super) const PAGES_AHEAD: usize = 2;
 /// A page that came in this time may be followed by one of twice its length. A tenth of what a
 /// statement may take: a page that finds less than the one before it is in time all the same.
 const SOON: Duration = Duration::from_secs(1);
 
-/// Reads until the last page, a fault, or the other end is dropped. There is never more than one
-/// page that nobody has taken. No page is older than the first one: what is missing in it for being
+/// Reads until the last page, a fault, or the other end is dropped. There are never more than
+/// [`PAGES_AHEAD`] that nobody has taken. No page is older than the first one: what is missing in it for being
 /// later is missing in none for being earlier.
 pub(super) async fn read_ahead(
     archive: Reading,

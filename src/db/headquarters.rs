@@ -61,7 +61,7 @@ const PLACED: Form<Placed> = Form {
     read: |row| {
         Ok(Placed {
             site: row.try_get("site")?,
-            certificate: row::exported(row)?,
+            certificate: row::exported(row, 1)?,
         })
     },
     id: |placed| placed.certificate.id,

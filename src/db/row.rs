@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use chrono::DateTime;
 use chrono::Utc;
+use sqlx::Decode;
+use sqlx::Postgres;
 use sqlx::Row;
+use sqlx::Type;
 use sqlx::postgres::PgRow;
 use sqlx::types::Json;
 
@@ -33,7 +36,7 @@ macro_rules! intent_columns {
 }
 pub(super) use intent_columns;
 
-/// The columns that [`exported`] reads of a table named `i`; it reads [`outcome_columns`], too.
+/// The columns that [`exported`] reads first, of a table named `i`; behind them it reads [`outcome_columns`].
 macro_rules! exported_columns {
     () => {
         "i.intent_id, i.kind, i.serial_number, i.issuer, i.profile, i.principal, i.work_order, \
@@ -61,8 +64,9 @@ pub(super) use outcome_columns;
 pub(super) fn intent(row: &PgRow) -> Result<Intent, sqlx::Error> {
     Ok(Intent {
         id: row.try_get("intent_id")?,
-        kind: kind(row)?,
-        serial_number: serial(row, "serial_number")?.ok_or_else(|| unreadable("serial number"))?,
+        kind: LeafKind::from_word(row.try_get("kind")?).ok_or_else(|| unreadable("kind"))?,
+        serial_number: serial(row.try_get("serial_number")?)?
+            .ok_or_else(|| unreadable("serial number"))?,
         issuer: row.try_get("issuer")?,
         profile: row.try_get("profile")?,
         profile_sha256: row.try_get("profile_sha256")?,
@@ -72,11 +76,14 @@ pub(super) fn intent(row: &PgRow) -> Result<Intent, sqlx::Error> {
         order: row.try_get("work_order")?,
         device: row.try_get("device")?,
         slot: row.try_get("slot")?,
-        subject: subject(row)?,
+        subject: subject(row.try_get("subject")?)?,
         thing_name: row.try_get("thing_name")?,
         spki_sha256: row.try_get("spki_sha256")?,
-        key_origin: key_origin(row)?,
-        validity: validity(row)?,
+        key_origin: key_origin(row.try_get("key_origin")?)?,
+        validity: Validity {
+            not_before: row.try_get("not_before")?,
+            not_after: row.try_get("not_after")?,
+        },
         tbs: row.try_get("tbs")?,
         rework: rework(row)?,
     })
@@ -97,45 +104,58 @@ pub(super) fn certificate(
         issued_at: row.try_get::<DateTime<Utc>, _>("recorded_at")?,
         log_index: row.try_get("log_index")?,
         status: status(row.try_get("status")?)?,
-        successor: serial(row, "successor")?,
+        successor: serial(row.try_get("successor")?)?,
     }))
 }
 
-/// A certificate for those outside.
-pub(super) fn exported(row: &PgRow) -> Result<Exported, sqlx::Error> {
+/// A certificate for those outside, from [`exported_columns`] and [`outcome_columns`], which follow on `before`
+/// other columns. By their places: looking for twenty names is dear where there are millions of rows.
+pub(super) fn exported(row: &PgRow, before: usize) -> Result<Exported, sqlx::Error> {
+    let mut cells = Cells { row, next: before };
+    // As the columns stand.
     Ok(Exported {
-        id: row.try_get("intent_id")?,
-        kind: kind(row)?,
-        serial_number: serial(row, "serial_number")?.ok_or_else(|| unreadable("serial number"))?,
-        issuer: row.try_get("issuer")?,
-        profile: row.try_get("profile")?,
-        principal: row.try_get("principal")?,
-        order: row.try_get("work_order")?,
-        device: row.try_get("device")?,
-        subject: subject(row)?,
-        thing_name: row.try_get("thing_name")?,
-        spki_sha256: row.try_get("spki_sha256")?,
-        key_origin: key_origin(row)?,
-        validity: validity(row)?,
-        superseded: serial(row, "superseded")?,
-        der: row.try_get("der")?,
-        fingerprint: row.try_get("fingerprint")?,
-        issued_at: row.try_get("recorded_at")?,
-        log_index: row.try_get("log_index")?,
-        status: status(row.try_get("status")?)?,
-        successor: serial(row, "successor")?,
+        id: cells.next()?,
+        kind: LeafKind::from_word(cells.next()?).ok_or_else(|| unreadable("kind"))?,
+        serial_number: serial(cells.next()?)?.ok_or_else(|| unreadable("serial number"))?,
+        issuer: cells.next()?,
+        profile: cells.next()?,
+        principal: cells.next()?,
+        order: cells.next()?,
+        device: cells.next()?,
+        subject: subject(cells.next()?)?,
+        thing_name: cells.next()?,
+        spki_sha256: cells.next()?,
+        key_origin: key_origin(cells.next()?)?,
+        validity: Validity {
+            not_before: cells.next()?,
+            not_after: cells.next()?,
+        },
+        superseded: serial(cells.next()?)?,
+        der: cells.next()?,
+        fingerprint: cells.next()?,
+        log_index: cells.next()?,
+        issued_at: cells.next()?,
+        status: status(cells.next()?)?,
+        successor: serial(cells.next()?)?,
     })
 }
 
-fn key_origin(row: &PgRow) -> Result<KeyOrigin, sqlx::Error> {
-    KeyOrigin::from_word(row.try_get("key_origin")?).ok_or_else(|| unreadable("key origin"))
+/// A row's columns, one after the other.
+struct Cells<'r> {
+    row: &'r PgRow,
+    next: usize,
 }
 
-fn validity(row: &PgRow) -> Result<Validity, sqlx::Error> {
-    Ok(Validity {
-        not_before: row.try_get("not_before")?,
-        not_after: row.try_get("not_after")?,
-    })
+impl<'r> Cells<'r> {
+    fn next<T: Decode<'r, Postgres> + Type<Postgres>>(&mut self) -> Result<T, sqlx::Error> {
+        let cell = self.row.try_get(self.next)?;
+        self.next += 1;
+        Ok(cell)
+    }
+}
+
+fn key_origin(word: &str) -> Result<KeyOrigin, sqlx::Error> {
+    KeyOrigin::from_word(word).ok_or_else(|| unreadable("key origin"))
 }
 
 fn status(word: Option<&str>) -> Result<Status, sqlx::Error> {
@@ -149,7 +169,8 @@ fn rework(row: &PgRow) -> Result<Option<Rework>, sqlx::Error> {
     };
     Ok(Some(Rework {
         supersedes,
-        superseded: serial(row, "superseded")?.ok_or_else(|| unreadable("superseded serial"))?,
+        superseded: serial(row.try_get("superseded")?)?
+            .ok_or_else(|| unreadable("superseded serial"))?,
         generation: row.try_get("generation")?,
         reason: row.try_get("rework_reason")?,
     }))
@@ -164,23 +185,11 @@ pub(super) fn subject_json(subject: &Subject) -> String {
     serde_json::Value::Object(values).to_string()
 }
 
-fn subject(row: &PgRow) -> Result<Subject, sqlx::Error> {
-    let Json(values): Json<BTreeMap<&str, String>> = row.try_get("subject")?;
-    let mut subject = BTreeMap::new();
-    for (name, value) in values {
-        let kind = AttributeType::from_short_name(name)
-            .ok_or_else(|| unreadable(&format!("subject attribute {name}")))?;
-        subject.insert(kind, value);
-    }
-    Subject::new(subject).map_err(|violations| unreadable(&format!("subject: {violations:?}")))
+fn subject(Json(values): Json<BTreeMap<AttributeType, String>>) -> Result<Subject, sqlx::Error> {
+    Subject::new(values).map_err(|violations| unreadable(&format!("subject: {violations:?}")))
 }
 
-fn kind(row: &PgRow) -> Result<LeafKind, sqlx::Error> {
-    LeafKind::from_word(row.try_get("kind")?).ok_or_else(|| unreadable("kind"))
-}
-
-fn serial(row: &PgRow, column: &str) -> Result<Option<SerialNumber>, sqlx::Error> {
-    let octets: Option<[u8; 16]> = row.try_get(column)?;
+fn serial(octets: Option<[u8; 16]>) -> Result<Option<SerialNumber>, sqlx::Error> {
     let read = |octets| SerialNumber::from_bytes(octets).ok_or_else(|| unreadable("serial number"));
     octets.map(read).transpose()
 }

@@ -497,7 +497,7 @@ impl Searches for Reading {
         cursor: Option<Uuid>,
         since: Option<Instant>,
     ) -> ExportedPages {
-        let (sender, pages) = mpsc::channel(1);
+        let (sender, pages) = mpsc::channel(export::PAGES_AHEAD);
         let reading = export::read_ahead(self.clone(), filter, (cursor, since), sender);
         self.runtime.spawn(reading);
         pages

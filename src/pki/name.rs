@@ -10,6 +10,9 @@ use der::Decode;
 use der::Tag;
 use der::Tagged;
 use der::asn1::ObjectIdentifier;
+use serde::Deserialize;
+use serde::Deserializer;
+use serde::de::Error as _;
 use std::collections::BTreeMap;
 use x509_cert::attr::AttributeTypeAndValue;
 use x509_cert::name::Name;
@@ -108,6 +111,15 @@ impl AttributeType {
             Self::Country | Self::DnQualifier | Self::SerialNumber => Tag::PrintableString,
             _ => Tag::Utf8String,
         }
+    }
+}
+
+/// By its short name.
+impl<'de> Deserialize<'de> for AttributeType {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = <&str>::deserialize(deserializer)?;
+        Self::from_short_name(name)
+            .ok_or_else(|| D::Error::custom(format!("{name} is no subject attribute")))
     }
 }
 

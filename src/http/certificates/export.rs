@@ -30,8 +30,11 @@ use crate::http::certificates::search::date;
 use crate::http::problem::Problem;
 use crate::http::problem::internal;
 
-/// Octets of text after which it is sent. Other requests of the worker wait for no more than that.
-const PIECE_LENGTH: usize = 48 * 1024;
+/// Octets of text after which it is sent: with the row that goes beyond them it fits a TLS record, and is copied
+/// while it is in a processor's first cache. Other requests of the worker wait for no more than that.
+const PIECE_LENGTH: usize = 13 * 1024;
+/// What a row may go beyond them without a larger buffer.
+const ROW_LENGTH: usize = 3 * 1024;
 
 /// How all matches are written.
 #[derive(Clone, Copy)]
@@ -51,7 +54,7 @@ pub(in crate::http) fn tell(request: &HttpRequest, ca: &Ca, principal: &Principa
     ca.tell(NoteKind::Exported, event);
 }
 
-/// Sends all matches as the client takes them; memory holds two pages of the archive's, and a
+/// Sends all matches as the client takes them; memory holds four pages of the archive's, and a
 /// row group of a Parquet file.
 ///
 /// Should the database fail on the way, the connection breaks: a client never takes a part for the
@@ -144,7 +147,7 @@ struct Text {
 impl Text {
     /// The next piece; empty at the end.
     async fn piece(&mut self) -> Result<Vec<u8>, Problem> {
-        let mut piece = Vec::with_capacity(PIECE_LENGTH + PIECE_LENGTH / 4);
+        let mut piece = Vec::with_capacity(PIECE_LENGTH + ROW_LENGTH);
         piece.extend_from_slice(std::mem::take(&mut self.head).as_bytes());
         let now = self.ca.clock.now();
         loop {

@@ -63,7 +63,7 @@ async fn take(dev: &Dev) -> (u64, u64, Duration) {
     while let Some(piece) = answer.next().await.unwrap() {
         first.get_or_insert_with(|| start.elapsed());
         octets += piece.len() as u64;
-        rows += piece.iter().filter(|octet| **octet == b'\n').count() as u64;
+        rows += lines(&piece);
         if said.elapsed() >= Duration::from_secs(5) {
             said = Instant::now();
             eprintln!(
@@ -73,6 +73,15 @@ async fn take(dev: &Dev) -> (u64, u64, Duration) {
         }
     }
     (rows, octets, first.unwrap_or_default())
+}
+
+/// Line breaks, counted as fast as they come: what is measured is not the counting.
+fn lines(piece: &[u8]) -> u64 {
+    let of_few = |octets: &[u8]| octets.iter().map(|it| u8::from(*it == b'\n')).sum::<u8>();
+    piece
+        .chunks(255)
+        .map(|octets| u64::from(of_few(octets)))
+        .sum()
 }
 
 /// The service's process.
