@@ -1,5 +1,6 @@
 //! A private PostgreSQL cluster: the distribution's own server, unix socket only.
 
+use std::ffi::c_ulong;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -66,8 +67,9 @@ impl Postgres {
             ],
         )?;
         let settings = format!(
-            "listen_addresses = ''\nunix_socket_directories = '{}'\nunix_socket_permissions = 0700\nshared_buffers = 512MB\nwal_compression = lz4\nmax_wal_size = 4GB\ncheckpoint_timeout = 15min\njit = off\n",
-            path(&self.socket_directory)?
+            "listen_addresses = ''\nunix_socket_directories = '{}'\nunix_socket_permissions = 0700\nshared_buffers = {}MB\nwal_compression = lz4\nmax_wal_size = 4GB\ncheckpoint_timeout = 15min\njit = off\n",
+            path(&self.socket_directory)?,
+            shared_buffers(),
         );
         let file = self.data.join("postgresql.auto.conf");
         std::fs::write(&file, settings).with_context(|| file.display().to_string())
@@ -277,4 +279,12 @@ fn programs() -> anyhow::Result<PathBuf> {
 fn path(path: &Path) -> anyhow::Result<&str> {
     path.to_str()
         .with_context(|| format!("{}: not UTF-8", path.display()))
+}
+
+/// In MB: a quarter of the machine's memory (PostgreSQL, 20.4.1), and no more than the indexes of ten million
+/// certificates take. It is used as it is needed.
+fn shared_buffers() -> c_ulong {
+    let machine = rustix::system::sysinfo();
+    let memory = machine.totalram.saturating_mul(machine.mem_unit.into());
+    (memory / (4 << 20)).clamp(128, 4_096)
 }
