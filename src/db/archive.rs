@@ -11,6 +11,7 @@ use prometheus::IntCounter;
 use sqlx::Connection;
 use sqlx::PgConnection;
 use sqlx::Postgres;
+use sqlx::QueryBuilder;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::PgPool;
 use sqlx::postgres::PgPoolOptions;
@@ -58,6 +59,16 @@ pub(super) const PAGE_MAX: i64 = 1000;
 const ASKED_MAX: i64 = 5_000;
 /// All statements of a page see the same rows.
 const ONE_MOMENT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY";
+/// The same for what a key finds, whichever it is: to plan over all months takes longer than to look in each.
+const ONE_MOMENT_BY_KEY: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY;
+    SET LOCAL plan_cache_mode = 'force_generic_plan';
+    SET LOCAL enable_seqscan = off";
+/// The same for all from one id to another. Nobody knows how many of a month lie between them: a planner that took
+/// them for one would compare each with each other one.
+const ONE_MOMENT_BETWEEN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY;
+    SET LOCAL plan_cache_mode = 'force_generic_plan';
+    SET LOCAL enable_seqscan = off;
+    SET LOCAL enable_nestloop = off";
 
 /// The newest record's time is the end of an index: no row is read.
 const TIME: &str = "SELECT clock_timestamp(), (SELECT max(recorded_at) FROM outcome)";
@@ -111,7 +122,7 @@ pub(super) const EXPORTED: Form<Exported> = Form {
          LEFT JOIN claim s ON s.live AND s.supersedes = o.intent_id AND s.supersedes BETWEEN $1 AND $2
          WHERE o.der IS NOT NULL AND o.intent_id BETWEEN $1 AND $2 AND i.intent_id BETWEEN $1 AND $2"
     )),
-    read: row::exported,
+    read: |row| row::exported(row, 0),
     id: |exported| exported.id,
 };
 
@@ -312,18 +323,31 @@ async fn page<T>(
     limit: i64,
     cursor: Option<Uuid>,
 ) -> Result<Page<T>, sqlx::Error> {
-    let mut moment = connection.begin_with(ONE_MOMENT).await?;
+    let between = form.between.filter(|_| matches::is_of_nearly_all(filter));
+    let begin = match between {
+        Some(_) => ONE_MOMENT_BETWEEN,
+        None if matches::is_of_few(filter) => ONE_MOMENT_BY_KEY,
+        None => ONE_MOMENT,
+    };
+    let mut moment = connection.begin_with(begin).await?;
     // One more than asked for: it tells whether there is another page.
     let full = usize::try_from(limit).unwrap_or(usize::MAX);
     let (mut items, mut below, mut asked) = (Vec::new(), cursor, limit.saturating_add(1));
     loop {
         let again = below != cursor;
         let mut ids = matches::ids(filter, asked, below, again);
-        let ids: Vec<Uuid> = ids.build_query_scalar().fetch_all(&mut *moment).await?;
+        let ids: Vec<Uuid> = ids.build_query_scalar().fetch_one(&mut *moment).await?;
         if ids.is_empty() {
             break;
         }
-        read(form, &mut moment, filter, &ids, &mut items).await?;
+        let rows = match (between, &ids[..]) {
+            (Some(between), [newest, .., oldest]) => {
+                let rows = matches::rows_between(between, filter, (*oldest, *newest));
+                rows.map_err(sqlx::Error::Encode)?
+            }
+            _ => matches::rows(form.select, filter, &ids),
+        };
+        read(form, &mut moment, rows, &ids, &mut items).await?;
         if items.len() > full || length(&ids) < asked {
             break;
         }
@@ -342,29 +366,23 @@ fn length<T>(list: &[T]) -> i64 {
     i64::try_from(list.len()).unwrap_or(i64::MAX)
 }
 
-/// The certificates of these intents, in the order of the ids, which is the newest first; of those without one, and of those of another kind,
-/// nothing.
+/// The certificates of these intents, in the order of the ids, which is the newest first; of those without one, and
+/// of those of another kind, nothing. There may be others among the rows.
 async fn read<T>(
     form: &Form<T>,
     connection: &mut PgConnection,
-    filter: &SearchFilter,
+    mut rows: QueryBuilder<Postgres>,
     ids: &[Uuid],
     items: &mut Vec<T>,
 ) -> Result<(), sqlx::Error> {
     let before = items.len();
-    let (mut rows, more) = match (form.between, ids) {
-        (Some(between), [newest, .., oldest]) if matches::is_of_nearly_all(filter) => {
-            let rows = matches::rows_between(between, filter, (*oldest, *newest));
-            (rows.map_err(sqlx::Error::Encode)?, true)
-        }
-        _ => (matches::rows(form.select, filter, ids), false),
-    };
+    items.reserve(ids.len());
     let mut rows = rows.build().fetch(connection);
     while let Some(row) = rows.try_next().await? {
         let item = (form.read)(&row)?;
         let id = (form.id)(&item);
         // The newest first.
-        if !more || ids.binary_search_by(|it| id.cmp(it)).is_ok() {
+        if ids.binary_search_by(|it| id.cmp(it)).is_ok() {
             items.push(item);
         }
     }

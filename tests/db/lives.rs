@@ -247,6 +247,42 @@ async fn an_export_says_of_every_certificate_what_a_search_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn confirmed_certificates_are_found_below_those_that_are_not() {
+    let database = Postgres::shared().database().await;
+    let ledger = ledger(&database).await;
+    let archive = PgArchive::new(&database.service()).unwrap();
+    let confirmed = SearchFilter {
+        status: Some(Status::Confirmed),
+        ..SearchFilter::default()
+    };
+    let found = async |filter: &SearchFilter, cursor| {
+        let page = archive.search(filter.clone(), 1, cursor).await.unwrap();
+        let ids: Vec<_> = page.items.iter().map(|it| it.intent.id).collect();
+        (ids, page.next)
+    };
+    assert_eq!(found(&confirmed, None).await, (vec![], None));
+
+    let mut records = Vec::new();
+    for _ in 0..5 {
+        records.push(issue(&ledger, &intent()).await);
+    }
+    for record in &records[1..4] {
+        one(&ledger, record, Status::Confirmed).await;
+    }
+    one(&ledger, &records[2], Status::Revoked).await;
+    let [oldest, newest] = [records[1].intent.id, records[3].intent.id];
+    let of_issuer = SearchFilter {
+        issuer: Some(records[0].intent.issuer.clone()),
+        ..confirmed.clone()
+    };
+    for filter in [&confirmed, &of_issuer] {
+        assert_eq!(found(filter, None).await, (vec![newest], Some(newest)));
+        assert_eq!(found(filter, Some(newest)).await, (vec![oldest], None));
+        assert_eq!(found(filter, Some(oldest)).await, (vec![], None));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_device_is_scrapped_or_reworked_but_never_both() {
     let database = Postgres::shared().database().await;
     let ledgers = [ledger(&database).await, ledger(&database).await];

@@ -19,11 +19,14 @@ use crate::ca::SearchFilter;
 use crate::ca::Status;
 use crate::pki::tbs::LeafKind;
 
+/// In one value: thousands of rows of one column take longer to send than to find.
+const IDS: &str = "SELECT coalesce(array_agg(m.intent_id), '{}') FROM (";
+
 /// Certificates that were recorded longer than this after they were intended are in `late_outcome`.
 const LATE_AFTER: TimeDelta = TimeDelta::hours(1);
 
-/// Intents that match, newest first, at most `limit`, below the cursor. Unless `certified`, some of them may have
-/// no certificate; some may be of another kind: see [`rows`].
+/// Intents that match, an array, newest first, at most `limit`, below the cursor. Unless `certified`, some of
+/// them may have no certificate; some may be of another kind: see [`rows`].
 pub(super) fn ids(
     filter: &SearchFilter,
     limit: i64,
@@ -54,7 +57,8 @@ pub(super) fn ids(
         sql.push(" OFFSET 0)");
     }
     sql.push(format!(" ORDER BY {table}.intent_id DESC LIMIT "))
-        .push_bind(limit);
+        .push_bind(limit)
+        .push(") m");
     sql
 }
 
@@ -115,7 +119,7 @@ pub(super) fn is_of_nearly_all(filter: &SearchFilter) -> bool {
 }
 
 /// Whether a condition leaves a few certificates of a device, or those of a batch.
-fn is_of_few(filter: &SearchFilter) -> bool {
+pub(super) fn is_of_few(filter: &SearchFilter) -> bool {
     filter.cn.is_some()
         || filter.device.is_some()
         || filter.device_serial.is_some()
@@ -127,8 +131,9 @@ fn is_of_few(filter: &SearchFilter) -> bool {
 
 /// Those that ended: the list has all that is asked of them.
 fn among_ended(filter: &SearchFilter, ended: Status) -> QueryBuilder<Postgres> {
-    let mut sql = QueryBuilder::new("SELECT e.intent_id FROM ended e WHERE e.kind = ");
-    sql.push_bind(ended.as_str());
+    let mut sql = QueryBuilder::new(IDS);
+    sql.push("SELECT e.intent_id FROM ended e WHERE e.kind = ")
+        .push_bind(ended.as_str());
     for (condition, value) in [
         (" AND e.work_order = ", &filter.order),
         (" AND e.profile = ", &filter.profile),
@@ -160,7 +165,8 @@ fn among_all(
     status: Option<Status>,
     bounds: &Bounds<'_>,
 ) -> QueryBuilder<Postgres> {
-    let mut sql = QueryBuilder::new("SELECT i.intent_id FROM intent i WHERE true");
+    let mut sql = QueryBuilder::new(IDS);
+    sql.push("SELECT i.intent_id FROM intent i WHERE true");
     // Nearly all are devices': the others are left out when they are read. In the text and not bound: only then is
     // the index over the rare kinds one to choose.
     if let KindFilter::Only(kind) = filter.kind
@@ -217,6 +223,14 @@ fn among_all(
         // Of the kinds of its events the last one in the alphabet. A condition of which the planner thinks that half
         // of the rows fulfil it.
         Some(status) => {
+            if status == Status::Confirmed {
+                // The newest may all be unconfirmed, and many: what a line has made since yesterday.
+                sql.push(
+                    " AND i.intent_id <= (SELECT e.intent_id FROM life_event e WHERE e.kind = 'confirmed'",
+                );
+                bounds.push(&mut sql, "e");
+                sql.push(" ORDER BY e.intent_id DESC LIMIT 1)");
+            }
             sql.push(
                 " AND CASE (SELECT e.kind FROM life_event e WHERE e.intent_id = i.intent_id
                             ORDER BY e.kind DESC LIMIT 1) WHEN ",
