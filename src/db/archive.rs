@@ -57,9 +57,11 @@ pub(super) const PAGE_MAX: i64 = 1000;
 
 /// Ids asked for at a time by a page that is not full yet.
 const ASKED_MAX: i64 = 5_000;
-/// All statements of a page see the same rows.
-const ONE_MOMENT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY";
-/// The same for what a key finds, whichever it is: to plan over all months takes longer than to look in each.
+/// All statements of a page see the same rows. An index that has the rows in their order ends with the page; a bitmap
+/// is of all matches.
+const ONE_MOMENT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY;
+    SET LOCAL enable_bitmapscan = off";
+/// The same for what a unique key finds, whichever it is: to plan over all months takes longer than to look in each.
 const ONE_MOMENT_BY_KEY: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY;
     SET LOCAL plan_cache_mode = 'force_generic_plan';
     SET LOCAL enable_seqscan = off";
@@ -326,7 +328,7 @@ async fn page<T>(
     let between = form.between.filter(|_| matches::is_of_nearly_all(filter));
     let begin = match between {
         Some(_) => ONE_MOMENT_BETWEEN,
-        None if matches::is_of_few(filter) => ONE_MOMENT_BY_KEY,
+        None if matches::is_by_key(filter) => ONE_MOMENT_BY_KEY,
         None => ONE_MOMENT,
     };
     let mut moment = connection.begin_with(begin).await?;

@@ -84,10 +84,6 @@ const ARCHIVE_SESSION: &[(&str, &str)] = &[
     ("jit", "off"),
 ];
 
-/// What a session that pages through matches has beyond a reading one's limits: an index that has the rows in their
-/// order ends with the page; a bitmap is of all matches.
-const PAGING_SESSION: &[(&str, &str)] = &[("enable_bitmapscan", "off")];
-
 /// Limits of the CRLs' session: a hundred thousand lines are read, and megabytes written.
 const CRL_SESSION: &[(&str, &str)] = &[
     ("statement_timeout", "12s"),
@@ -133,7 +129,7 @@ impl DbConfig {
         let (name, settings): (_, &[&[_]]) = match purpose {
             Purpose::Ledger(lane) => (lane, &[LEDGER_SESSION]),
             Purpose::Aside => ("aside", &[LEDGER_SESSION, ASIDE_SESSION]),
-            Purpose::Archive => ("archive", &[ARCHIVE_SESSION, PAGING_SESSION]),
+            Purpose::Archive => ("archive", &[ARCHIVE_SESSION]),
             Purpose::Watch => ("watch", &[ARCHIVE_SESSION]),
             Purpose::Floor => ("floor", &[ARCHIVE_SESSION]),
             Purpose::Crl => ("crl", &[CRL_SESSION]),

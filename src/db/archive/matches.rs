@@ -71,7 +71,7 @@ pub(super) fn rows(
 ) -> QueryBuilder<Postgres> {
     let mut sql = QueryBuilder::new(select);
     of_kind_and_site(&mut sql, filter);
-    // Of both tables: so the months without any of them are not looked at.
+    // Of both tables: a plan that sees the ids does not look at the months without any of them.
     for table in ["o", "i"] {
         sql.push(format!(" AND {table}.intent_id = ANY("))
             .push_bind(ids.to_vec())
@@ -102,12 +102,10 @@ fn of_kind_and_site(sql: &mut QueryBuilder<Postgres>, filter: &SearchFilter) {
     equal(sql, " AND i.site = ", filter.site.as_deref());
 }
 
-/// Whether no condition leaves out many of the certificates between two ids. The times leave out those before and
-/// after, and nearly all are devices'.
+/// Whether no condition leaves out many of the certificates between two ids: nearly all are devices'. Times may, since
+/// what was recorded late has an id of long before.
 pub(super) fn is_of_nearly_all(filter: &SearchFilter) -> bool {
     let all = SearchFilter {
-        issued_after: filter.issued_after,
-        issued_before: filter.issued_before,
         kind: filter.kind,
         ..SearchFilter::default()
     };
@@ -118,14 +116,20 @@ pub(super) fn is_of_nearly_all(filter: &SearchFilter) -> bool {
         )
 }
 
-/// Whether a condition leaves a few certificates of a device, or those of a batch.
-pub(super) fn is_of_few(filter: &SearchFilter) -> bool {
-    filter.cn.is_some()
-        || filter.device.is_some()
-        || filter.device_serial.is_some()
+/// Whether a condition leaves the certificates of one device, or one. A common name may be that of many, and a planner
+/// has to see which it is.
+pub(super) fn is_by_key(filter: &SearchFilter) -> bool {
+    filter.device.is_some()
         || filter.serial_number.is_some()
         || filter.fingerprint.is_some()
         || filter.spki.is_some()
+}
+
+/// Whether a condition leaves a few certificates of a device, or those of a batch.
+fn is_of_few(filter: &SearchFilter) -> bool {
+    is_by_key(filter)
+        || filter.cn.is_some()
+        || filter.device_serial.is_some()
         || filter.batch.is_some()
 }
 

@@ -30,8 +30,8 @@ use crate::http::certificates::search::date;
 use crate::http::problem::Problem;
 use crate::http::problem::internal;
 
-/// Octets of text after which it is sent: with the row that goes beyond them it fits a TLS record, and is copied
-/// while it is in a processor's first cache. Other requests of the worker wait for no more than that.
+/// Octets of text after which it is handed over, while a processor's first cache still has it. Other requests of the
+/// worker wait for three of these, which go out together.
 const PIECE_LENGTH: usize = 13 * 1024;
 /// What a row may go beyond them without a larger buffer.
 const ROW_LENGTH: usize = 3 * 1024;
