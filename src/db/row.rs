@@ -47,7 +47,7 @@ macro_rules! exported_columns {
 }
 pub(super) use exported_columns;
 
-/// The columns [`certificate`] reads, of a table named `o`. A certificate that was superseded is
+/// The columns [`certificate`] reads, of a table named `o`, and [`exported`], by their places. A certificate that was superseded is
 /// never scrapped as well, so of the kinds of its events the last one in the alphabet, which the
 /// index has first, is its status.
 macro_rules! outcome_columns {

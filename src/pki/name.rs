@@ -114,7 +114,7 @@ impl AttributeType {
     }
 }
 
-/// By its short name.
+/// By its short name, out of a text that can be borrowed from.
 impl<'de> Deserialize<'de> for AttributeType {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let name = <&str>::deserialize(deserializer)?;

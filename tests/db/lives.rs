@@ -190,7 +190,7 @@ async fn nothing_is_superseded_before_a_later_certificate_is_confirmed_or_scrapp
     }
 }
 
-/// An export looks up nothing for a single certificate: it walks through events and reworks beside them.
+/// An export of all looks up nothing for a single certificate: it walks through events and reworks beside them.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_export_says_of_every_certificate_what_a_search_says() {
     let database = Postgres::shared().database().await;

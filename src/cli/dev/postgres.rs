@@ -281,8 +281,8 @@ fn path(path: &Path) -> anyhow::Result<&str> {
         .with_context(|| format!("{}: not UTF-8", path.display()))
 }
 
-/// In MB: a quarter of the machine's memory (PostgreSQL, 20.4.1), and no more than the indexes of ten million
-/// certificates take. It is used as it is needed.
+/// In MB: a quarter of the machine's memory (PostgreSQL, 20.4.1), and at most 4 GB, in which the indexes of ten million
+/// certificates over what has no order find room. It is used as it is needed.
 fn shared_buffers() -> c_ulong {
     let machine = rustix::system::sysinfo();
     let memory = machine.totalram.saturating_mul(machine.mem_unit.into());
