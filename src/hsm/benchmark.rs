@@ -7,8 +7,8 @@ use crate::hsm::TokenConfig;
 use crate::hsm::error::HsmFault;
 use crate::hsm::key::find_private_key;
 use crate::hsm::method::Method;
-use crate::hsm::module::Module;
-use crate::hsm::token::{find_slot, log_in};
+use crate::hsm::module::{InUse, Module};
+use crate::hsm::token::open_by_hand;
 
 /// Raw signatures a second with `key`, in `threads` sessions of its own, for `seconds`. Signs a constant text.
 pub fn benchmark(
@@ -18,12 +18,9 @@ pub fn benchmark(
     seconds: u64,
 ) -> Result<f64, HsmFault> {
     let module = Module::at(&config.module);
-    let place = module.open()?;
-    let slot = find_slot(place.pkcs11(), config)?;
-    let offered = place.pkcs11().get_mechanism_list(slot)?;
+    let (master, slot) = open_by_hand(config, InUse::into_session)?;
+    let offered = master.pkcs11().get_mechanism_list(slot)?;
     let method = Method::choose(key.algorithm, &offered)?;
-    let master = place.into_session(slot)?;
-    log_in(master.pkcs11(), slot, master.session()?, config)?;
     let handle = find_private_key(
         master.session()?,
         &config.token_label,

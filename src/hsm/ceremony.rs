@@ -17,8 +17,8 @@ use crate::hsm::encoding;
 use crate::hsm::error::HsmFault;
 use crate::hsm::key::{find_private_key, template};
 use crate::hsm::method::Method;
-use crate::hsm::module::{Module, OpenSession};
-use crate::hsm::token::{find_slot, log_in};
+use crate::hsm::module::{InUse, Module, OpenSession};
+use crate::hsm::token::open_by_hand;
 use crate::pki::certificate::Signature;
 use crate::pki::key_policy::KeyAlgorithm;
 use crate::pki::tbs::ToBeSigned;
@@ -37,10 +37,7 @@ impl KeyCeremony {
     /// Opens a read-write session and logs in as the user. Uses nothing of the configuration but where
     /// the token is and its PIN, which is tried once. While the ceremony lasts the module is not re-initialised.
     pub fn open(config: &TokenConfig) -> Result<Self, HsmFault> {
-        let place = Module::at(&config.module).open()?;
-        let slot = find_slot(place.pkcs11(), config)?;
-        let session = place.into_read_write_session(slot)?;
-        log_in(session.pkcs11(), slot, session.session()?, config)?;
+        let (session, slot) = open_by_hand(config, InUse::into_read_write_session)?;
         Ok(Self {
             session,
             slot,

@@ -129,6 +129,8 @@ fn action(value: RvError) -> Action {
 
         // p11-kit and network HSMs: DEVICE_ERROR for ever once the far end was restarted.
         // SLOT_ID_INVALID: slots are numbered anew. Vendor codes: unknown, so the strongest medicine.
+        // USER_PIN_NOT_INITIALIZED: no PIN was compared, so none can be locked; SoftHSM says so of a token that
+        // another process is writing.
         RvError::GeneralError
         | RvError::DeviceError
         | RvError::DeviceRemoved
@@ -142,6 +144,7 @@ fn action(value: RvError) -> Action {
         | RvError::MutexNotLocked
         | RvError::SessionCount
         | RvError::RandomNoRng
+        | RvError::UserPinNotInitialized
         | RvError::VendorDefined(_)
         | RvError::UnknownErrorCode(_) => Action::ReinitialiseModule,
 
@@ -152,8 +155,7 @@ fn action(value: RvError) -> Action {
         | RvError::PinLocked
         | RvError::PinTooWeak
         | RvError::NewPinMode
-        | RvError::NextOtp
-        | RvError::UserPinNotInitialized => Action::Stop,
+        | RvError::NextOtp => Action::Stop,
 
         RvError::ArgumentsBad
         | RvError::NoEvent
@@ -280,6 +282,7 @@ mod tests {
                 RvError::VendorDefined(0x8000_0001),
                 Action::ReinitialiseModule,
             ),
+            (RvError::UserPinNotInitialized, Action::ReinitialiseModule),
             (RvError::PinIncorrect, Action::Stop),
             (RvError::PinLocked, Action::Stop),
             (RvError::MechanismInvalid, Action::Fault),

@@ -20,12 +20,16 @@ use crate::ca::SignerFault;
 use crate::hsm::TokenConfig;
 use crate::hsm::error::{Action, HsmFault};
 use crate::hsm::key::Key;
-use crate::hsm::module::{Module, lock};
+use crate::hsm::module::{InUse, Module, OpenSession, lock};
 use crate::hsm::pool::Job;
 use crate::metrics::HsmMetrics;
 
 /// A recovery shorter than this is not worth an error: callers wait in the queue.
 const GRACE: Duration = Duration::from_millis(500);
+
+/// How often [`open_by_hand`] tries, and how long it waits before the second time; twice as long before each other.
+const ATTEMPTS: u32 = 4;
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 /// One configured token.
 pub(crate) struct Token {
@@ -331,6 +335,39 @@ impl Token {
     fn milliseconds(&self) -> u64 {
         u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
+}
+
+/// Opens a token for a command, without a supervisor: a session made by `open`, logged in, and the token's slot.
+///
+/// What only `C_Finalize` and `C_Initialize` heal is tried again for [`FIRST_PAUSE`] and its doubles, altogether
+/// 0.7 s: a login makes `SoftHSM` write its token anew, and a process that initialises the module at that moment
+/// finds no token, or half of one. A PIN that was refused is not tried again.
+pub(crate) fn open_by_hand(
+    config: &TokenConfig,
+    open: impl Fn(InUse, Slot) -> Result<OpenSession, HsmFault>,
+) -> Result<(OpenSession, Slot), HsmFault> {
+    let module = Module::at(&config.module);
+    let attempt = || {
+        let place = module.open()?;
+        let slot = find_slot(place.pkcs11(), config)?;
+        let session = open(place, slot)?;
+        log_in(session.pkcs11(), slot, session.session()?, config)?;
+        Ok((session, slot))
+    };
+    let mut pause = FIRST_PAUSE;
+    for _ in 1..ATTEMPTS {
+        match attempt() {
+            Err(fault) if HsmFault::action(&fault) == Action::ReinitialiseModule => {
+                tracing::debug!(%fault, "the token is looked for again");
+                std::thread::sleep(pause);
+                pause *= 2;
+                // whoever else is inside keeps it as it is
+                let _ = module.finalise(Duration::ZERO);
+            }
+            settled => return settled,
+        }
+    }
+    attempt()
 }
 
 /// The slot that holds the token: by label, then serial number, never by slot number, which may change

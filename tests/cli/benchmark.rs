@@ -53,6 +53,24 @@ fn the_signer_is_measured_for_each_issuer() {
 }
 
 #[test]
+fn a_command_finds_its_token_while_others_log_in() {
+    // each login makes SoftHSM write the token anew, under the eyes of whoever opens it
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..20 {
+                    run(
+                        shared(),
+                        &["benchmark", "hsm", "--issuer", "line-ec", "--seconds", "0"],
+                    )
+                    .ok();
+                }
+            });
+        }
+    });
+}
+
+#[test]
 fn a_line_of_four_stations_reports_what_it_made() {
     let world = shared();
     let before = world.metric("certfactory_certificates_issued_total");
