@@ -72,7 +72,7 @@ pub struct TokenConfig {
     pub token_label: String,
     /// `CK_TOKEN_INFO.serialNumber`, where several tokens bear the label.
     pub token_serial: Option<String>,
-    /// The user PIN. Tried once; a refused one is never tried again by this process.
+    /// The user PIN. A refused one is never tried again by this process.
     pub pin: SecretString,
     /// Sessions to sign in, one thread each; at least 1. One more is kept for the login.
     pub sessions: usize,

@@ -35,7 +35,8 @@ pub struct KeyCeremony {
 
 impl KeyCeremony {
     /// Opens a read-write session and logs in as the user. Uses nothing of the configuration but where
-    /// the token is and its PIN, which is tried once. While the ceremony lasts the module is not re-initialised.
+    /// the token is, whether its module may be re-initialised before it is open, and its PIN, which is not offered
+    /// again when it was refused. While the ceremony lasts the module is not re-initialised.
     pub fn open(config: &TokenConfig) -> Result<Self, HsmFault> {
         let (session, slot) = open_by_hand(config, InUse::into_read_write_session)?;
         Ok(Self {

@@ -339,9 +339,13 @@ impl Token {
 
 /// Opens a token for a command, without a supervisor: a session made by `open`, logged in, and the token's slot.
 ///
-/// What only `C_Finalize` and `C_Initialize` heal is tried again for [`FIRST_PAUSE`] and its doubles, altogether
+/// What `C_Finalize` and `C_Initialize` may heal is tried again after [`FIRST_PAUSE`] and its doubles, altogether
 /// 0.7 s: a login makes `SoftHSM` write its token anew, and a process that initialises the module at that moment
-/// finds no token, or half of one. A PIN that was refused is not tried again.
+/// finds no token, or half of one. Of what `C_Login` returns that is only what no wrong PIN is answered with.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a command waits for its token; no request does"
+)]
 pub(crate) fn open_by_hand(
     config: &TokenConfig,
     open: impl Fn(InUse, Slot) -> Result<OpenSession, HsmFault>,
@@ -357,17 +361,33 @@ pub(crate) fn open_by_hand(
     let mut pause = FIRST_PAUSE;
     for _ in 1..ATTEMPTS {
         match attempt() {
-            Err(fault) if HsmFault::action(&fault) == Action::ReinitialiseModule => {
+            Err(fault) if may_pass(&fault) => {
                 tracing::debug!(%fault, "the token is looked for again");
                 std::thread::sleep(pause);
                 pause *= 2;
-                // whoever else is inside keeps it as it is
-                let _ = module.finalise(Duration::ZERO);
+                if config.recover_module {
+                    // whoever else is inside keeps it as it is
+                    let _ = module.finalise(Duration::ZERO);
+                }
             }
             settled => return settled,
         }
     }
     attempt()
+}
+
+/// Whether the same may work a moment later, and costs no try of the PIN.
+fn may_pass(fault: &HsmFault) -> bool {
+    match fault {
+        HsmFault::Returned {
+            function: Function::Login,
+            value,
+        } => matches!(
+            value,
+            RvError::UserPinNotInitialized | RvError::GeneralError
+        ),
+        other => other.action() == Action::ReinitialiseModule,
+    }
 }
 
 /// The slot that holds the token: by label, then serial number, never by slot number, which may change

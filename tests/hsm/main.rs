@@ -427,6 +427,33 @@ fn a_locked_pin_is_tried_once() {
 }
 
 #[test]
+fn a_command_tries_a_login_again_only_where_no_pin_was_compared() {
+    in_own_process(
+        "a_command_tries_a_login_again_only_where_no_pin_was_compared",
+        async |world| {
+            let config = world.token(&fault_module(), &[("a", P256)]);
+            let logins = || world.count("login");
+            // CKR_PIN_INCORRECT, CKR_DEVICE_ERROR and a maker's own value; then CKR_USER_PIN_NOT_INITIALIZED.
+            for (value, expected) in [("0xa0", 1), ("0x30", 1), ("0x80000001", 1), ("0x102", 4)] {
+                let before = logins();
+                world.control(&format!("login_rv={value}"));
+                assert!(KeyCeremony::open(&config).is_err(), "{value}");
+                assert_eq!(logins() - before, expected, "{value}");
+            }
+            let before = logins();
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    std::thread::sleep(Duration::from_millis(150));
+                    world.control("");
+                });
+                drop(KeyCeremony::open(&config).unwrap());
+            });
+            assert!((2..=4).contains(&(logins() - before)));
+        },
+    );
+}
+
+#[test]
 fn a_hung_module_costs_its_callers_their_deadline_and_no_thread() {
     in_own_process(
         "a_hung_module_costs_its_callers_their_deadline_and_no_thread",
