@@ -30,6 +30,7 @@ use crate::ca::PortFuture;
 use crate::ca::Principal;
 use crate::ca::SearchFilter;
 use crate::ca::export::Exported;
+use crate::db::archive::matches::Bounds;
 use crate::db::config::DbConfig;
 use crate::db::config::Purpose;
 use crate::db::error::DbFault;
@@ -334,10 +335,11 @@ async fn page<T>(
     let mut moment = connection.begin_with(begin).await?;
     // One more than asked for: it tells whether there is another page.
     let full = usize::try_from(limit).unwrap_or(usize::MAX);
-    let (mut items, mut below, mut asked) = (Vec::new(), cursor, limit.saturating_add(1));
+    let (mut items, mut asked) = (Vec::new(), limit.saturating_add(1));
+    let mut bounds = Bounds::of(&mut moment, filter, cursor).await?;
+    let mut again = false;
     loop {
-        let again = below != cursor;
-        let mut ids = matches::ids(filter, asked, below, again);
+        let mut ids = matches::ids(filter, asked, &bounds, again);
         let ids: Vec<Uuid> = ids.build_query_scalar().fetch_one(&mut *moment).await?;
         if ids.is_empty() {
             break;
@@ -354,7 +356,8 @@ async fn page<T>(
             break;
         }
         // Some had no certificate, or were of another kind. Of such there may be many, one after the other.
-        below = ids.last().copied();
+        bounds.go_on(ids.last().copied());
+        again = true;
         asked = asked.saturating_mul(2).min(ASKED_MAX.max(limit));
     }
     moment.commit().await?;

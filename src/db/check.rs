@@ -30,8 +30,8 @@ const SERVER_VERSION_MIN: i32 = 15_00_00;
 const STARTUP_MAX: Duration = Duration::from_secs(10);
 /// 2026-01-01: no clock that was ever set is before this program.
 const CLOCK_MIN: DateTime<Utc> = DateTime::from_timestamp_nanos(1_767_225_600_000_000_000);
-/// What the service may insert into but never change.
-const FINAL_TABLES: [&str; 19] = [
+/// What the service may insert into, or that is noted by itself, but that the service may never change.
+const FINAL_TABLES: [&str; 20] = [
     "site",
     "heartbeat",
     "claim",
@@ -39,6 +39,7 @@ const FINAL_TABLES: [&str; 19] = [
     "unconfirmed",
     "ended",
     "late_outcome",
+    "recording_minute",
     "archived_part",
     "intent",
     "outcome",

@@ -414,3 +414,141 @@ async fn a_search_for_a_time_finds_what_was_recorded_then_however_late() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_search_for_a_time_reads_no_further_than_ids_are_from_recordings() {
+    let database = Postgres::shared().database().await;
+    let ledger = ledger(&database).await;
+    let archive = PgArchive::new(&database.service()).unwrap();
+    // Intended by a clock that was ahead, a while ago, and longer ago than the minute notes.
+    let mut records = Vec::new();
+    for seconds in [-20, 50, 7_200] {
+        let mut intent = intent();
+        intent.id = id_of(seconds);
+        records.push(issue(&ledger, &intent).await);
+    }
+    for (column, expected) in [("lead_ms", 10_000..=20_000), ("lag_ms", 50_000..=60_000)] {
+        let noted = format!("SELECT max({column}) FROM recording_minute");
+        let noted = database.number(&noted).await;
+        assert!(expected.contains(&noted), "{column}: {noted}");
+    }
+    let moment = TimeDelta::microseconds(1);
+    let before = SearchFilter {
+        issued_before: Some(records[2].issued_at + moment),
+        ..SearchFilter::default()
+    };
+    let after = SearchFilter {
+        issued_after: Some(records[0].issued_at),
+        ..SearchFilter::default()
+    };
+    let first = SearchFilter {
+        issued_before: Some(records[0].issued_at + moment),
+        ..SearchFilter::default()
+    };
+    // As noted; no further than is noted, but for what is listed as late; an hour where nothing is known.
+    for (note, expected) in [
+        ("SELECT", [3, 3, 1]),
+        ("UPDATE recording_minute SET lead_ms = 0", [2, 3, 0]),
+        (
+            "UPDATE recording_minute SET lag_ms = 0; DELETE FROM late_outcome",
+            [2, 1, 0],
+        ),
+        ("DELETE FROM recording_minute", [3, 2, 1]),
+        (
+            "INSERT INTO recording_minute SELECT date_trunc('minute', now(), 'UTC'), 3600000, 3600000",
+            [3, 2, 1],
+        ),
+        (
+            "UPDATE recording_minute SET minute = minute - interval '2 hours'",
+            [2, 1, 0],
+        ),
+    ] {
+        database.execute(note).await;
+        for (filter, expected) in [&before, &after, &first].into_iter().zip(expected) {
+            let page = archive.search(filter.clone(), 10, None).await.unwrap();
+            assert_eq!(page.items.len(), expected, "{note}: {filter:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_search_after_a_moment_finds_what_comes_long_after_it_and_was_asked_for_long_before_that()
+{
+    let database = Postgres::shared().database().await;
+    let ledger = ledger(&database).await;
+    let archive = PgArchive::new(&database.service()).unwrap();
+    let mut late = intent();
+    late.id = id_of(20 * 60);
+    let late = issue(&ledger, &late).await;
+    // A quiet hour with one minute near its end, when hardly anything was late.
+    database
+        .execute("INSERT INTO recording_minute SELECT date_trunc('minute', now() - interval '15 minutes', 'UTC'), 0, 1000")
+        .await;
+    let filter = SearchFilter {
+        issued_after: Some(late.issued_at - TimeDelta::minutes(65)),
+        ..SearchFilter::default()
+    };
+    let page = archive.search(filter, 10, None).await.unwrap();
+    assert_eq!(page.items.len(), 1);
+}
+
+#[tokio::test]
+async fn what_was_recorded_before_minutes_were_noted_their_migrations_note() {
+    let database = Postgres::shared().database().await;
+    let ledger = ledger(&database).await;
+    let archive = PgArchive::new(&database.service()).unwrap();
+    for seconds in [-20, 50, 7_200] {
+        let mut intent = intent();
+        intent.id = id_of(seconds);
+        issue(&ledger, &intent).await;
+    }
+    // The last of them an hour after its id, and a bit: no later than what the list of late ones leaves out.
+    database
+        .execute(
+            "WITH late AS (DELETE FROM late_outcome RETURNING intent_id)
+             UPDATE outcome o SET recorded_at = interval '1 hour 300 microseconds'
+                 + to_timestamp(('x' || left(replace(o.intent_id::text, '-', ''), 12))::bit(48)::bigint / 1000)
+             FROM late WHERE late.intent_id = o.intent_id",
+        )
+        .await;
+    database
+        .execute(
+            "DROP TRIGGER recording_minute ON outcome; DROP FUNCTION recording_minute();
+             DROP TABLE recording_minute",
+        )
+        .await;
+    database
+        .execute(include_str!(
+            "../../migrations/20261130100000_recording_minute.sql"
+        ))
+        .await;
+    let minutes = "SELECT count(*) FROM recording_minute";
+    assert_eq!(database.number(minutes).await, 1);
+    database
+        .execute(include_str!(
+            "../../migrations/20261130100100_recording_minute_before.sql"
+        ))
+        .await;
+    let noted = "SELECT count(*) FROM recording_minute WHERE
+        CASE minute WHEN '-infinity' THEN lead_ms = 0 AND lag_ms = 0
+        WHEN (SELECT date_trunc('minute', min(recorded_at), 'UTC') FROM outcome) THEN lead_ms = 0 AND lag_ms = 3600001
+        ELSE lead_ms > 0 OR lag_ms > 0 END";
+    let noted = database.number(noted).await;
+    assert!((3..=4).contains(&noted), "{noted}");
+    assert_eq!(database.number(minutes).await, noted);
+
+    let first = "SELECT extract(epoch FROM min(recorded_at))::bigint FROM outcome";
+    let first = chrono::DateTime::from_timestamp(database.number(first).await, 0);
+    for (after, before, found) in [
+        (first, None, 3),
+        (first, first.map(|at| at + TimeDelta::seconds(1)), 1),
+    ] {
+        let filter = SearchFilter {
+            issued_after: after,
+            issued_before: before,
+            ..SearchFilter::default()
+        };
+        let page = archive.search(filter, 10, None).await.unwrap();
+        assert_eq!(page.items.len(), found, "{after:?} {before:?}");
+    }
+}

@@ -8,6 +8,7 @@ use chrono::DateTime;
 use chrono::TimeDelta;
 use chrono::Utc;
 use sqlx::Arguments;
+use sqlx::PgConnection;
 use sqlx::Postgres;
 use sqlx::QueryBuilder;
 use sqlx::error::BoxDynError;
@@ -22,25 +23,103 @@ use crate::pki::tbs::LeafKind;
 /// In one value: thousands of rows of one column take longer to send than to find.
 const IDS: &str = "SELECT coalesce(array_agg(m.intent_id), '{}') FROM (";
 
-/// Certificates that were recorded longer than this after they were intended are in `late_outcome`.
-const LATE_AFTER: TimeDelta = TimeDelta::hours(1);
+/// By how many milliseconds the ids of certificates that were recorded before `$1` may be of after it; `NULL` where
+/// nobody knows. Of what was recorded more than an hour before, none is: no clock that is believed differs by more
+/// than a minute.
+const LEAD: &str = "SELECT CASE WHEN $1 - interval '62 minutes' >= (SELECT min(k.minute) FROM recording_minute k) THEN
+        greatest(coalesce(max(
+            m.lead_ms - greatest(floor(extract(epoch FROM $1 - m.minute - interval '1 minute') * 1000), 0)), 0), 0)
+        END::bigint
+    FROM recording_minute m WHERE m.minute BETWEEN $1 - interval '61 minutes' AND $1";
+/// By how many the ids of what was recorded then or later may be of before `$1`, but for those in `late_outcome`; the
+/// same. Of what was recorded more than an hour later, all with such ids are in there.
+const LAG: &str = "SELECT CASE WHEN $1 - interval '1 minute' >= (SELECT min(k.minute) FROM recording_minute k) THEN
+        greatest(coalesce(max(m.lag_ms - greatest(floor(extract(epoch FROM m.minute - $1) * 1000), 0)), 0), 0)
+        END::bigint
+    FROM recording_minute m WHERE m.minute BETWEEN $1 - interval '1 minute' AND $1 + interval '1 hour'";
+/// What is assumed where nobody knows, and of `late_outcome` is true.
+const DISTANCE_MAX: TimeDelta = TimeDelta::hours(1);
 
-/// Intents that match, an array, newest first, at most `limit`, below the cursor. Unless `certified`, some of
+/// Between which ids all are that a search finds: from the first to below the second.
+pub(super) struct Bounds {
+    from: Option<(Uuid, DateTime<Utc>)>,
+    below: Option<Uuid>,
+}
+
+impl Bounds {
+    /// By the times of a search, and by the cursor.
+    pub(super) async fn of(
+        connection: &mut PgConnection,
+        filter: &SearchFilter,
+        cursor: Option<Uuid>,
+    ) -> Result<Self, sqlx::Error> {
+        let mut bounds = Self {
+            from: None,
+            below: cursor,
+        };
+        if let Some(issued_after) = filter.issued_after {
+            let lag = distance(connection, LAG, issued_after).await?;
+            bounds.from = Some((least_id(issued_after, -lag), issued_after));
+        }
+        if let Some(issued_before) = filter.issued_before {
+            // A moment may be between two of an id's milliseconds: the one after it is the first that is too late.
+            let lead =
+                distance(connection, LEAD, issued_before).await? + TimeDelta::milliseconds(2);
+            let last = least_id(issued_before, lead);
+            bounds.below = Some(cursor.map_or(last, |cursor| cursor.min(last)));
+        }
+        Ok(bounds)
+    }
+
+    /// The same, below an id that was reached.
+    pub(super) fn go_on(&mut self, reached: Option<Uuid>) {
+        self.below = reached;
+    }
+
+    fn push(&self, sql: &mut QueryBuilder<Postgres>, table: &str) {
+        // The first of that time, from its id, or one of long before that was recorded then.
+        if let Some((from, issued_after)) = self.from {
+            sql.push(format!(" AND {table}.intent_id >= least("))
+                .push_bind(from)
+                .push(", (SELECT l.intent_id FROM late_outcome l WHERE l.recorded_at >= ")
+                .push_bind(issued_after)
+                .push(" ORDER BY l.intent_id LIMIT 1))");
+        }
+        if let Some(below) = self.below {
+            sql.push(format!(" AND {table}.intent_id < "))
+                .push_bind(below);
+        }
+    }
+}
+
+/// As [`LEAD`] and [`LAG`] say.
+async fn distance(
+    connection: &mut PgConnection,
+    question: &'static str,
+    time: DateTime<Utc>,
+) -> Result<TimeDelta, sqlx::Error> {
+    let known: Option<i64> = sqlx::query_scalar(question)
+        .bind(time)
+        .fetch_one(connection)
+        .await?;
+    Ok(known.map_or(DISTANCE_MAX, TimeDelta::milliseconds))
+}
+
+/// Intents that match, an array, newest first, at most `limit`, within the bounds. Unless `certified`, some of
 /// them may have no certificate; some may be of another kind: see [`rows`].
 pub(super) fn ids(
     filter: &SearchFilter,
     limit: i64,
-    cursor: Option<Uuid>,
+    bounds: &Bounds,
     certified: bool,
 ) -> QueryBuilder<Postgres> {
-    let bounds = Bounds { filter, cursor };
     let (mut sql, table) = match filter.status {
         Some(ended @ (Status::Superseded | Status::Revoked | Status::Scrapped))
             if !is_of_few(filter) =>
         {
             (among_ended(filter, ended), "e")
         }
-        status => (among_all(filter, status, &bounds), "i"),
+        status => (among_all(filter, status, bounds), "i"),
     };
     bounds.push(&mut sql, table);
     if certified || filter.issued_after.is_some() || filter.issued_before.is_some() {
@@ -167,7 +246,7 @@ fn among_ended(filter: &SearchFilter, ended: Status) -> QueryBuilder<Postgres> {
 fn among_all(
     filter: &SearchFilter,
     status: Option<Status>,
-    bounds: &Bounds<'_>,
+    bounds: &Bounds,
 ) -> QueryBuilder<Postgres> {
     let mut sql = QueryBuilder::new(IDS);
     sql.push("SELECT i.intent_id FROM intent i WHERE true");
@@ -270,37 +349,11 @@ fn equal(sql: &mut QueryBuilder<Postgres>, condition: &str, value: Option<&str>)
     }
 }
 
-/// From which id to which, by times and cursor.
-struct Bounds<'a> {
-    filter: &'a SearchFilter,
-    cursor: Option<Uuid>,
-}
-
-impl Bounds<'_> {
-    /// The same for one table.
-    fn push(&self, sql: &mut QueryBuilder<Postgres>, table: &str) {
-        // The first of that time, from its id, or one of before that was recorded late.
-        if let Some(issued_after) = self.filter.issued_after {
-            sql.push(format!(" AND {table}.intent_id >= least("))
-                .push_bind(least_id(issued_after - LATE_AFTER))
-                .push(", (SELECT l.intent_id FROM late_outcome l WHERE l.recorded_at >= ")
-                .push_bind(issued_after)
-                .push(" ORDER BY l.intent_id LIMIT 1))");
-        }
-        // Nothing is recorded before it is intended, but for what the clocks may differ.
-        if let Some(issued_before) = self.filter.issued_before {
-            sql.push(format!(" AND {table}.intent_id < "))
-                .push_bind(least_id(issued_before + LATE_AFTER));
-        }
-        if let Some(cursor) = self.cursor {
-            sql.push(format!(" AND {table}.intent_id < "))
-                .push_bind(cursor);
-        }
-    }
-}
-
-/// The least id of an intent of this time or later: a `UUIDv7` begins with its milliseconds.
-fn least_id(time: DateTime<Utc>) -> Uuid {
-    let milliseconds = u128::try_from(time.timestamp_millis()).unwrap_or_default();
+/// The least id of an intent so long after a time: a `UUIDv7` begins with its milliseconds.
+fn least_id(time: DateTime<Utc>, later: TimeDelta) -> Uuid {
+    let milliseconds = time
+        .timestamp_millis()
+        .saturating_add(later.num_milliseconds());
+    let milliseconds = u128::try_from(milliseconds).unwrap_or_default();
     Uuid::from_u128(milliseconds.min((1 << 48) - 1) << 80)
 }

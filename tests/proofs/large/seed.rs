@@ -61,6 +61,13 @@ const ENDED: &str = "
     SELECT e.kind, e.intent_id, i.work_order, i.profile, i.issuer, i.principal
     FROM life_event e JOIN intent i ON i.intent_id = e.intent_id WHERE e.kind <> 'confirmed'";
 
+/// What it notes of each minute: what its migration notes of all that was recorded before a minute.
+const MINUTES: [&str; 3] = [
+    "TRUNCATE recording_minute; INSERT INTO recording_minute VALUES ('infinity', 0, 0)",
+    include_str!("../../../migrations/20261130100100_recording_minute_before.sql"),
+    "DELETE FROM recording_minute WHERE minute = 'infinity'",
+];
+
 /// Fills the world with `count` certificates of the last `months` months.
 pub fn seed(count: u64, months: u32) {
     assert!(count > 0 && months > 0, "no certificates in no time");
@@ -170,6 +177,9 @@ fn fill(dev: &Dev, count: u64, months: u32) -> (u64, u64) {
         orders(connection, &planner.orders).await;
         run(connection, UNCONFIRMED).await;
         run(connection, ENDED).await;
+        for statement in MINUTES {
+            run(connection, statement).await;
+        }
         end_log(connection, dev, &token, tiles, end.timestamp_micros()).await;
         for (table, name) in Tables::NAMES.iter().enumerate() {
             let stretch = Stretch::begin(connection).await;
