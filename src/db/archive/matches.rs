@@ -37,8 +37,8 @@ const LAG: &str = "SELECT CASE WHEN $1 - interval '1 minute' >= (SELECT min(k.mi
         greatest(coalesce(max(m.lag_ms - greatest(floor(extract(epoch FROM m.minute - $1) * 1000), 0)), 0), 0)
         END::bigint
     FROM recording_minute m WHERE m.minute BETWEEN $1 - interval '1 minute' AND $1 + interval '1 hour'";
-/// What is assumed where nobody knows, and of `late_outcome` is true.
-const DISTANCE_MAX: TimeDelta = TimeDelta::hours(1);
+/// What is assumed where nobody knows: what is later by more than an hour, rounded, is in `late_outcome`.
+const DISTANCE_MAX: TimeDelta = TimeDelta::milliseconds(3_600_001);
 
 /// Between which ids all are that a search finds: from the first to below the second.
 pub(super) struct Bounds {
