@@ -433,8 +433,15 @@ fn a_command_tries_a_login_again_only_where_no_pin_was_compared() {
         async |world| {
             let config = world.token(&fault_module(), &[("a", P256)]);
             let logins = || world.count("login");
-            // CKR_PIN_INCORRECT, CKR_DEVICE_ERROR and a maker's own value; then CKR_USER_PIN_NOT_INITIALIZED.
-            for (value, expected) in [("0xa0", 1), ("0x30", 1), ("0x80000001", 1), ("0x102", 4)] {
+            // CKR_PIN_INCORRECT, CKR_DEVICE_ERROR and a maker's own value; then CKR_GENERAL_ERROR and
+            // CKR_USER_PIN_NOT_INITIALIZED.
+            for (value, expected) in [
+                ("0xa0", 1),
+                ("0x30", 1),
+                ("0x80000001", 1),
+                ("0x5", 4),
+                ("0x102", 4),
+            ] {
                 let before = logins();
                 world.control(&format!("login_rv={value}"));
                 assert!(KeyCeremony::open(&config).is_err(), "{value}");
