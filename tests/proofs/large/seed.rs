@@ -61,7 +61,8 @@ const ENDED: &str = "
     SELECT e.kind, e.intent_id, i.work_order, i.profile, i.issuer, i.principal
     FROM life_event e JOIN intent i ON i.intent_id = e.intent_id WHERE e.kind <> 'confirmed'";
 
-/// What it notes of each minute: what its migration notes of all that was recorded before a minute.
+/// What it notes of each minute. No trigger did; its migration does, of what was recorded before the first minute that
+/// is noted, which is the end of all time here.
 const MINUTES: [&str; 3] = [
     "TRUNCATE recording_minute; INSERT INTO recording_minute VALUES ('infinity', 0, 0)",
     include_str!("../../../migrations/20261130100100_recording_minute_before.sql"),
