@@ -33,6 +33,7 @@ pub mod verification;
 use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc, time::Instant};
 
 use chrono::{DateTime, Utc};
+use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
 use crate::pki::{
@@ -51,15 +52,20 @@ pub type PortFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Signs with issuer keys that never leave the HSM.
 pub trait Signer: Send + Sync {
-    /// Signs the linted bytes with the key of the named issuer.
+    /// Signs the linted bytes with the key of the named issuer, when it is their turn.
     ///
     /// Returns by `deadline` whatever the HSM does. The signature is in X.509 form and not yet verified.
     fn sign<'a>(
         &'a self,
         issuer: &'a str,
         tbs: &'a dyn ToBeSigned,
+        turn: Turn,
         deadline: Instant,
     ) -> PortFuture<'a, Result<Signature, SignerFault>>;
+
+    /// Waits for one of the places that the batches of this process have in the queue of the issuer's token,
+    /// as many as may wait there. Who holds one is not refused for want of room. `None`: there is no such issuer.
+    fn place<'a>(&'a self, issuer: &'a str) -> PortFuture<'a, Option<Place>>;
 
     /// Signs a report with the one key that signs reports and nothing else; ECDSA with SHA-256.
     ///
@@ -87,6 +93,19 @@ pub trait Signer: Send + Sync {
     /// before it signs anything else for this issuer.
     fn distrust(&self, issuer: &str);
 }
+
+/// Whose signature goes first: a batch's waits for as long as any other does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Somebody waits for it.
+    Line,
+    /// A batch's.
+    Batch,
+}
+
+/// A batch's place in a token's queue. Given back when dropped.
+#[derive(Debug)]
+pub struct Place(pub OwnedSemaphorePermit);
 
 /// Why the HSM did not sign. All are the neighbour's fault: 503.
 #[derive(Debug, thiserror::Error)]

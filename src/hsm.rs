@@ -1,6 +1,7 @@
 //! The HSM, by PKCS#11: [`Hsm`] implements [`Signer`] with keys that never leave their tokens.
 //!
-//! One operating-system thread a session, warm handles, a bounded queue in front. Around them one
+//! One operating-system thread a session, warm handles, bounded queues in front: what somebody waits for
+//! goes before what a batch wants. Around them one
 //! supervisor a module, which brings everything back without a restart: a lost session, a lost
 //! login, a token that was away, a module that must be finalised. [`error`] is the table of what
 //! helps against what. No key signs before it has proved, by a signature, to be the key of its
@@ -35,9 +36,11 @@ use std::{
 use secrecy::SecretString;
 use tokio::sync::oneshot;
 
+use crate::ca::Place;
 use crate::ca::PortFuture;
 use crate::ca::Signer;
 use crate::ca::SignerFault;
+use crate::ca::Turn;
 use crate::hsm::key::Key;
 use crate::hsm::key::Purpose;
 use crate::hsm::pool::Job;
@@ -76,7 +79,7 @@ pub struct TokenConfig {
     pub pin: SecretString,
     /// Sessions to sign in, one thread each; at least 1. One more is kept for the login.
     pub sessions: usize,
-    /// Signatures that may wait; at least 1.
+    /// Signatures that may wait, and as many of batches beside them; at least 1.
     pub queue_depth_max: usize,
     /// A call that has not returned after so many milliseconds takes the token down; see [`HUNG_AFTER_MS`].
     pub hung_after_ms: u64,
@@ -160,8 +163,9 @@ impl Hsm {
     pub async fn challenge(&self, issuer: &str, deadline: Instant) -> Result<(), SignerFault> {
         let (_, key) = self.find(issuer)?;
         let message = key.challenge();
+        let (purpose, turn) = (Purpose::Challenge, Turn::Line);
         let signature = self
-            .sign_message(issuer, message.clone(), Purpose::Challenge, deadline)
+            .sign_message(issuer, message.clone(), purpose, turn, deadline)
             .await?;
         if key.verifies(&message, &signature) {
             return Ok(());
@@ -195,6 +199,7 @@ impl Hsm {
         issuer: &str,
         message: Vec<u8>,
         purpose: Purpose,
+        turn: Turn,
         deadline: Instant,
     ) -> Result<Vec<u8>, SignerFault> {
         self.ready(issuer).map_err(SignerFault::Unavailable)?;
@@ -204,6 +209,7 @@ impl Hsm {
             key: Arc::clone(key),
             message,
             purpose,
+            turn,
             queued_at: Instant::now(),
             deadline,
             reply: Some(reply),
@@ -230,6 +236,7 @@ impl Signer for Hsm {
         &'a self,
         issuer: &'a str,
         tbs: &'a dyn ToBeSigned,
+        turn: Turn,
         deadline: Instant,
     ) -> PortFuture<'a, Result<Signature, SignerFault>> {
         Box::pin(async move {
@@ -245,9 +252,17 @@ impl Signer for Hsm {
                 )));
             }
             let message = tbs.to_be_signed().to_vec();
-            self.sign_message(issuer, message, tbs.document().into(), deadline)
+            let purpose = tbs.document().into();
+            self.sign_message(issuer, message, purpose, turn, deadline)
                 .await
                 .map(Signature)
+        })
+    }
+
+    fn place<'a>(&'a self, issuer: &'a str) -> PortFuture<'a, Option<Place>> {
+        Box::pin(async move {
+            let (token, _) = self.issuers.get(issuer)?;
+            token.place().await
         })
     }
 
@@ -258,7 +273,7 @@ impl Signer for Hsm {
     ) -> PortFuture<'a, Result<Signature, SignerFault>> {
         Box::pin(async move {
             let message = report.to_be_signed().to_vec();
-            self.sign_message(KEY_NAME, message, Purpose::Report, deadline)
+            self.sign_message(KEY_NAME, message, Purpose::Report, Turn::Line, deadline)
                 .await
                 .map(Signature)
         })
@@ -271,9 +286,15 @@ impl Signer for Hsm {
     ) -> PortFuture<'a, Result<Signature, SignerFault>> {
         Box::pin(async move {
             let message = checkpoint.to_be_signed().to_vec();
-            self.sign_message(LOG_KEY_NAME, message, Purpose::Checkpoint, deadline)
-                .await
-                .map(Signature)
+            self.sign_message(
+                LOG_KEY_NAME,
+                message,
+                Purpose::Checkpoint,
+                Turn::Line,
+                deadline,
+            )
+            .await
+            .map(Signature)
         })
     }
 

@@ -200,13 +200,13 @@ impl HsmMetrics {
                 r,
                 IntGauge::new(
                     "certfactory_hsm_queue_depth",
-                    "Signatures waiting for a session.",
+                    "Signatures waiting for a session, batches' among them.",
                 ),
             )?,
             queue_seconds: histogram(
                 r,
                 "certfactory_hsm_queue_seconds",
-                "How long a signature waited for a session.",
+                "How long a signature waited for a session; not one of a batch, which goes last.",
                 SECONDS,
             )?,
             reopens: counters(

@@ -24,6 +24,7 @@ use crate::ca::Ca;
 use crate::ca::LedgerFault;
 use crate::ca::PortFuture;
 use crate::ca::SignerFault;
+use crate::ca::Turn;
 use crate::ca::replica::Duty;
 use crate::metrics::CrlMetrics;
 use crate::pki::crl::Edition;
@@ -286,7 +287,11 @@ impl CrlPublisher {
         let (of, shard) = (Arc::clone(issuer), id.shard);
         let tbs = aside(move || TbsCertList::build(&of, shard, edition, revoked)).await??;
         let deadline = Instant::now() + SIGN_MAX;
-        let signature = self.ca.signer.sign(&id.issuer, &tbs, deadline).await?;
+        let signature = self
+            .ca
+            .signer
+            .sign(&id.issuer, &tbs, Turn::Line, deadline)
+            .await?;
         let der = aside(move || tbs.assemble(&signature)).await?;
         let der = der.map_err(|_| {
             self.ca.signer.distrust(&id.issuer);

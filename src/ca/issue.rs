@@ -27,6 +27,7 @@ use crate::ca::Reservation;
 use crate::ca::Rework;
 use crate::ca::SearchFilter;
 use crate::ca::SignerFault;
+use crate::ca::Turn;
 use crate::ca::error::IssueError;
 use crate::pki::Violation;
 use crate::pki::certificate::SignedCertificate;
@@ -72,6 +73,13 @@ pub enum DeviceKey {
 }
 
 impl DeviceKey {
+    fn turn(&self) -> Turn {
+        match self {
+            Self::Request(_) => Turn::Line,
+            Self::Vetted(..) => Turn::Batch,
+        }
+    }
+
     fn judged(self) -> Result<(CertificationRequest, KeyOrigin), CsrFault> {
         match self {
             Self::Request(octets) => {
@@ -182,6 +190,7 @@ impl Ca {
         reworked: Option<Reworked>,
     ) -> Result<IssuedCertificate, IssueError> {
         let at = Instant::now();
+        let turn = request.key.turn();
         let (csr, key_origin) = request.key.judged()?;
         let at = self.stage("parse", at);
 
@@ -273,7 +282,7 @@ impl Ca {
             tbs: tbs.to_be_signed().to_vec(),
             rework,
         };
-        let outcome = self.carry_out(intent, tbs, request.deadline).await;
+        let outcome = self.carry_out(intent, tbs, turn, request.deadline).await;
         if !outcome.as_ref().is_ok_and(|issued| !issued.replayed) {
             self.give_back_daily(principal);
         }
@@ -286,19 +295,20 @@ impl Ca {
         &self,
         intent: Intent,
         tbs: TbsCertificate,
+        turn: Turn,
         deadline: Instant,
     ) -> Result<IssuedCertificate, IssueError> {
         let at = Instant::now();
         match self.ledger.reserve(intent.clone(), deadline).await? {
             Reservation::Reserved => {
                 self.stage("intent", at);
-                let record = self.complete(intent, tbs, deadline).await?;
+                let record = self.complete(intent, tbs, turn, deadline).await?;
                 self.release(record, false, deadline).await
             }
             Reservation::Barred(refusal) => Err(IssueError::Order(refusal)),
             Reservation::Taken(priors) => {
                 let prior = same_request(&intent, priors)?;
-                let record = self.replay(prior, deadline).await?;
+                let record = self.replay(prior, turn, deadline).await?;
                 self.release(record, true, deadline).await
             }
         }
@@ -372,10 +382,12 @@ impl Ca {
         &self,
         intent: Intent,
         tbs: TbsCertificate,
+        turn: Turn,
         deadline: Instant,
     ) -> Result<CertificateRecord, IssueError> {
         let at = Instant::now();
-        let signature = self.signer.sign(&intent.issuer, &tbs, deadline).await?;
+        let signature = self.signer.sign(&intent.issuer, &tbs, turn, deadline);
+        let signature = signature.await?;
         let at = self.stage("sign", at);
         let certificate = SignedCertificate::assemble(tbs, &signature).map_err(|_| {
             self.signer.distrust(&intent.issuer);
@@ -391,6 +403,7 @@ impl Ca {
     async fn replay(
         &self,
         prior: Prior,
+        turn: Turn,
         deadline: Instant,
     ) -> Result<CertificateRecord, IssueError> {
         if let Some(record) = prior.certificate {
@@ -415,7 +428,7 @@ impl Ca {
             return Err(IssueError::RequestInProgress);
         }
         let tbs = self.reopen(&prior.intent)?;
-        self.complete(prior.intent, tbs, deadline).await
+        self.complete(prior.intent, tbs, turn, deadline).await
     }
 
     /// The stored bytes of an intent, linted again; never rebuilt.

@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 use crate::ca::Ca;
 use crate::ca::LedgerFault;
 use crate::ca::PortFuture;
+use crate::ca::Turn;
 use crate::metrics::OcspMetrics;
 use crate::pki::ocsp::CertId;
 use crate::pki::ocsp::CertStatus;
@@ -222,7 +223,7 @@ impl OcspService {
             .map_err(|error| error.to_string())?;
         let key = responder.key_name();
         let deadline = Instant::now() + SIGN_MAX;
-        let signature = self.ca.signer.sign(&key, &tbs, deadline).await;
+        let signature = self.ca.signer.sign(&key, &tbs, Turn::Line, deadline).await;
         let signature = signature.map_err(|error| error.to_string())?;
         let der = tbs.assemble(&signature).map_err(|error| {
             self.ca.signer.distrust(&key);

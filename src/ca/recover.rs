@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::ca::Ca;
 use crate::ca::Intent;
 use crate::ca::LedgerFault;
+use crate::ca::Turn;
 use crate::ca::error::IssueError;
 use crate::ca::replica::Duty;
 
@@ -42,7 +43,10 @@ impl Ca {
             return;
         }
         let outcome = match self.may_still_sign(&intent) {
-            Ok(tbs) => self.complete(intent, tbs, Instant::now() + DEADLINE).await,
+            Ok(tbs) => {
+                let deadline = Instant::now() + DEADLINE;
+                self.complete(intent, tbs, Turn::Line, deadline).await
+            }
             Err(reason) => {
                 tracing::error!(%id, serial, reason, "an intent can never be signed and is abandoned");
                 if let Err(fault) = self.ledger.abandon(id, reason).await {

@@ -16,6 +16,7 @@ use crate::ca::Intent;
 use crate::ca::KeyOrigin;
 use crate::ca::LedgerFault;
 use crate::ca::Principal;
+use crate::ca::Turn;
 use crate::ca::error::IssueError;
 use crate::ca::issue;
 use crate::ca::issue::IssuedCertificate;
@@ -110,7 +111,7 @@ impl Ca {
             tbs: tbs.to_be_signed().to_vec(),
             rework: None,
         };
-        self.carry_out(intent, tbs, deadline).await
+        self.carry_out(intent, tbs, Turn::Line, deadline).await
     }
 }
 

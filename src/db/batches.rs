@@ -100,8 +100,9 @@ const GIVE_UP: &str =
 const GIVE_UP_PACKAGES: &str =
     "UPDATE batch SET package_lease_until = NULL WHERE package_leased_by = $1";
 
+/// Nobody's: who kept it may be about to do so once more.
 const RELEASE: &str = "UPDATE batch_chunk
-    SET lease_until = statement_timestamp() + make_interval(secs => $3)
+    SET leased_by = NULL, lease_until = statement_timestamp() + make_interval(secs => $3)
     WHERE batch_id = $1 AND number = $2 AND done_at IS NULL";
 
 const COMPLETE: &str = "UPDATE batch_chunk

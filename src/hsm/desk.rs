@@ -11,6 +11,7 @@ use std::{
 use crossbeam_channel::Sender;
 use cryptoki::mechanism::MechanismType;
 
+use crate::ca::Turn;
 use crate::hsm::error::{Action, HsmFault};
 use crate::hsm::key::{Finding, KeyState, Purpose};
 use crate::hsm::module::{Module, OpenSession};
@@ -244,6 +245,7 @@ impl Desk {
                 message: key.challenge(),
                 key: Arc::clone(key),
                 purpose: Purpose::Probe,
+                turn: Turn::Line,
                 queued_at: now,
                 deadline: now + RETRY,
                 reply: None,

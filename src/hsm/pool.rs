@@ -1,14 +1,15 @@
-//! The workers: one operating-system thread a session, one queue a token.
+//! The workers: one operating-system thread a session, two queues a token: batches' jobs wait for all others.
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use crossbeam_channel::{RecvTimeoutError, TryRecvError, select_biased};
+use crossbeam_channel::{RecvError, RecvTimeoutError, TryRecvError, select_biased};
 use tokio::sync::oneshot;
 
 use crate::ca::SignerFault;
+use crate::ca::Turn;
 use crate::hsm::error::{Action, HsmFault};
 use crate::hsm::key::{Key, Purpose};
 use crate::hsm::module::OpenSession;
@@ -28,6 +29,7 @@ pub(crate) struct Job {
     pub(crate) key: Arc<Key>,
     pub(crate) message: Vec<u8>,
     pub(crate) purpose: Purpose,
+    pub(crate) turn: Turn,
     /// Since when it waits.
     pub(crate) queued_at: Instant,
     /// After it nobody wants the signature.
@@ -126,18 +128,23 @@ impl Shift<'_> {
         left
     }
 
-    /// The next job in the queue; `None` when the opening has ended.
+    /// The next job, a batch's when there is no other; `None` when the opening has ended.
     fn next_job(&self) -> Option<Job> {
         select_biased! {
             recv(self.opening.closed) -> _ => None,
-            recv(self.token.jobs()) -> job => {
-                self.token.metrics.queue_depth.dec();
-                let job = job.ok()?;
+            recv(self.token.jobs(Turn::Line)) -> job => {
+                let job = self.taken(job)?;
                 let waited = job.queued_at.elapsed().as_secs_f64();
                 self.token.metrics.queue_seconds.observe(waited);
                 Some(job)
             }
+            recv(self.token.jobs(Turn::Batch)) -> job => self.taken(job),
         }
+    }
+
+    fn taken(&self, job: Result<Job, RecvError>) -> Option<Job> {
+        self.token.metrics.queue_depth.dec();
+        job.ok()
     }
 
     /// A session; `None` when the opening ended before there was one. A token with fewer sessions than

@@ -15,8 +15,11 @@ use cryptoki::{
     session::{Session, UserType},
     slot::Slot,
 };
+use tokio::sync::Semaphore;
 
+use crate::ca::Place;
 use crate::ca::SignerFault;
+use crate::ca::Turn;
 use crate::hsm::TokenConfig;
 use crate::hsm::error::{Action, HsmFault};
 use crate::hsm::key::Key;
@@ -31,6 +34,8 @@ const GRACE: Duration = Duration::from_millis(500);
 const ATTEMPTS: u32 = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
+type Queue = (Sender<Job>, Receiver<Job>);
+
 /// One configured token.
 pub(crate) struct Token {
     /// As configured.
@@ -41,7 +46,10 @@ pub(crate) struct Token {
     pub(crate) metrics: Arc<HsmMetrics>,
     state: Mutex<State>,
     turned: Condvar,
-    queue: (Sender<Job>, Receiver<Job>),
+    line: Queue,
+    batches: Queue,
+    /// What `batches` has room for.
+    places: Arc<Semaphore>,
     report: Mutex<Option<Report>>,
     wake_supervisor: Sender<()>,
     /// One a worker: milliseconds after `born` when its present call began, plus one; 0 outside calls.
@@ -106,6 +114,7 @@ impl Token {
         metrics: &Arc<HsmMetrics>,
         wake_supervisor: Sender<()>,
     ) -> Self {
+        let room = config.queue_depth_max.max(1);
         let down = format!("token {} is being opened", config.token_label);
         Self {
             keys: config
@@ -120,7 +129,9 @@ impl Token {
                 supervised: true,
             }),
             turned: Condvar::new(),
-            queue: crossbeam_channel::bounded(config.queue_depth_max.max(1)),
+            line: crossbeam_channel::bounded(room),
+            batches: crossbeam_channel::bounded(room),
+            places: Arc::new(Semaphore::new(room)),
             report: Mutex::new(None),
             wake_supervisor,
             calls: (0..config.sessions.max(1))
@@ -147,7 +158,7 @@ impl Token {
     /// Queues a job, or gives it up at once.
     pub(crate) fn submit(&self, job: Job) -> Result<(), SignerFault> {
         self.metrics.queue_depth.inc();
-        self.queue.0.try_send(job).map_err(|refused| {
+        self.queue(job.turn).0.try_send(job).map_err(|refused| {
             self.metrics.queue_depth.dec();
             match refused {
                 TrySendError::Full(_) => SignerFault::Overloaded,
@@ -156,6 +167,19 @@ impl Token {
                 }
             }
         })
+    }
+
+    /// A place for a job of a batch, when there is one.
+    pub(crate) async fn place(&self) -> Option<Place> {
+        let places = Arc::clone(&self.places);
+        places.acquire_owned().await.ok().map(Place)
+    }
+
+    fn queue(&self, turn: Turn) -> &Queue {
+        match turn {
+            Turn::Line => &self.line,
+            Turn::Batch => &self.batches,
+        }
     }
 
     /// The reason, when a call has been inside the module for longer than is healthy.
@@ -181,8 +205,8 @@ impl Token {
     // ---- for workers
 
     /// The jobs.
-    pub(crate) fn jobs(&self) -> &Receiver<Job> {
-        &self.queue.1
+    pub(crate) fn jobs(&self, turn: Turn) -> &Receiver<Job> {
+        &self.queue(turn).1
     }
 
     /// Waits for an opening younger than `seen`. `None` at the end, or when `until` has passed or the
@@ -296,9 +320,11 @@ impl Token {
 
     /// Answers every queued job with `Unavailable`.
     pub(crate) fn fail_waiting(&self, reason: &str) {
-        while let Ok(job) = self.queue.1.try_recv() {
-            self.metrics.queue_depth.dec();
-            job.answer(Err(SignerFault::Unavailable(reason.to_owned())));
+        for turn in [Turn::Line, Turn::Batch] {
+            while let Ok(job) = self.jobs(turn).try_recv() {
+                self.metrics.queue_depth.dec();
+                job.answer(Err(SignerFault::Unavailable(reason.to_owned())));
+            }
         }
     }
 

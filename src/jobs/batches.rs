@@ -150,6 +150,7 @@ impl BatchRunner {
         self.hold(|held| {
             held.chunks.insert(key);
         });
+        let mut pause = Duration::ZERO;
         match self.ca.run_chunk(&batch, &chunk).await {
             Ok(outcome) => self.complete(key, outcome).await,
             Err(Stop::Later(reason)) => {
@@ -164,7 +165,7 @@ impl BatchRunner {
                     .release(batch.id, chunk.number, 1)
                     .await
                     .ok();
-                tokio::time::sleep(RETRY).await;
+                pause = RETRY;
             }
             Err(Stop::NotBegun) => {
                 let released = self.ca.batches.release(batch.id, chunk.number, 0);
@@ -187,6 +188,7 @@ impl BatchRunner {
         self.hold(|held| {
             held.chunks.remove(&key);
         });
+        tokio::time::sleep(pause).await;
     }
 
     /// Until the book has it, or another replica's: they are the same.

@@ -96,6 +96,22 @@ async fn the_first_keys_of_a_chunk_are_its_keys_and_two_replicas_lease_different
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_that_was_released_is_not_kept_by_who_had_it() {
+    let database = Postgres::shared().database().await;
+    let (book, batch) = running(&database).await;
+    for _ in 0..2 {
+        book.lease(1).await.unwrap().unwrap();
+    }
+    book.release(batch.id, 1, 0).await.unwrap();
+    // What it kept was asked before the release.
+    let kept = vec![(batch.id, 1), (batch.id, 2)];
+    book.keep(1, kept, None).await.unwrap();
+    let (_, again) = book.lease(2).await.unwrap().unwrap();
+    assert_eq!(again.number, 1);
+    assert!(book.lease(2).await.unwrap().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_begun_of_a_batch_that_does_not_run_and_its_package_waits_for_what_was() {
     let database = Postgres::shared().database().await;
     let (book, batch) = running(&database).await;

@@ -5,12 +5,14 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use crate::load::pause_up_to;
 use crate::support::batch::order;
+use crate::support::device::Device;
+use crate::support::faults::{calls, control, use_fault_module};
 use crate::support::recipient::Recipient;
 use crate::support::replica::Second;
 use crate::support::world::OwnWorld;
@@ -116,6 +118,45 @@ fn a_database_that_goes_and_comes_back_costs_a_batch_nothing() {
     assert_eq!(
         world.verify_package(&tar, &recipient)["devices"],
         json!(5_000)
+    );
+}
+
+/// A token that signs fifty times a second, with room for a second and a half of that: a batch fills it and no more.
+#[test]
+fn a_batch_fills_a_slow_hsms_queue_without_a_refusal_and_a_station_goes_before_all_of_it() {
+    let mut own = OwnWorld::make();
+    use_fault_module(&mut own);
+    own.configure(|config| {
+        let hsm = config["hsm"][0].as_table_mut().unwrap();
+        hsm.insert("queue_depth_max".into(), toml::Value::Integer(80));
+    });
+    own.start_postgres();
+    own.start_service();
+    own.wait_ready(Duration::from_secs(15));
+    let (world, recipient) = (&own.world, Recipient::new());
+    control(&own, "delay_ms=40");
+    let id = world.taken(&order(2_100, &recipient));
+    let depth = || world.metric("certfactory_hsm_queue_depth");
+    let start = Instant::now();
+    while depth() < 40.0 {
+        assert!(start.elapsed() < LONG, "{} wait", depth());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let before = calls(&own, "sign");
+    let device = world
+        .client("station-01")
+        .issue(&Device::p256().request("lightbulb"));
+    let signatures = calls(&own, "sign") - before;
+    assert_eq!(device.status, 201, "{device:?}");
+    assert!(
+        signatures < 30,
+        "{signatures} signatures were made before a station's"
+    );
+    control(&own, "");
+    let done = world.wait_done(&id, LONG);
+    assert_eq!(
+        (&done["issued"], &done["last_error"]),
+        (&json!(2_100), &json!(null))
     );
 }
 

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::ca::Ca;
 use crate::ca::KeyOrigin;
+use crate::ca::Place;
 use crate::ca::Principal;
 use crate::ca::Role;
 use crate::ca::batch::Attributes;
@@ -30,10 +31,10 @@ use crate::pki::envelope::Recipient;
 use crate::pki::key_policy::SubjectPublicKeyInfo;
 use crate::pki::serial::SerialNumber;
 
-/// When one row is given up for this time. The queues before it are long.
+/// When one row is given up for this time, counted from its place in the HSM's queue: the queues before it are long.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// Rows of a chunk on their way at once, and the same while the line is at work. A replica works on
-/// a few chunks.
+/// a few chunks; together they have no more rows on their way than the HSM's queue holds.
 const WIDTH: usize = 256;
 const WIDTH_BESIDE_THE_LINE: usize = 1;
 /// How often it is looked whether the line is still at work.
@@ -84,6 +85,7 @@ impl Ca {
                 };
                 let public_key = SubjectPublicKeyInfo::from_der(&spki)
                     .map_err(|fault| Stop::Pause(format!("a stored key: {fault}")))?;
+                let signing_place = self.signing_place(&batch.definition.profile).await;
                 let request = IssueRequest {
                     profile: batch.definition.profile.clone(),
                     key: DeviceKey::Vetted(public_key, origin),
@@ -95,6 +97,7 @@ impl Ca {
                 let (ca, principal) = (Arc::clone(self), Arc::clone(&principal));
                 running.push(tokio::spawn(async move {
                     let issued = ca.issue(&principal, request).await;
+                    drop(signing_place);
                     let issued = issued.map(|issued| issued.record().intent.id);
                     (place, device, issued)
                 }));
@@ -121,6 +124,13 @@ impl Ca {
         }
         outcome.failures.sort_by_key(|failure| failure.row);
         stop.map_or(Ok(outcome), Err)
+    }
+
+    /// `None` where there is no profile or issuer: the spine will say so.
+    async fn signing_place(&self, profile: &str) -> Option<Place> {
+        let profile = self.profiles.get(profile)?;
+        let issuer = profile.issuer_at(self.clock.now());
+        self.signer.place(issuer).await
     }
 
     /// Subject and device identity of each row.

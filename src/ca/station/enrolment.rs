@@ -12,6 +12,7 @@ use crate::ca::Intent;
 use crate::ca::KeyOrigin;
 use crate::ca::LedgerFault;
 use crate::ca::Principal;
+use crate::ca::Turn;
 use crate::ca::error::IssueError;
 use crate::ca::issue;
 use crate::ca::issue::IssuedCertificate;
@@ -165,7 +166,7 @@ impl Ca {
             tbs: tbs.to_be_signed().to_vec(),
             rework: None,
         };
-        let certificate = self.carry_out(intent, tbs, deadline).await?;
+        let certificate = self.carry_out(intent, tbs, Turn::Line, deadline).await?;
         // Last: until then nobody connects with it, and the same request comes here again.
         let added = self
             .station_book
