@@ -1,9 +1,14 @@
 //! A batch's intake: every row is judged as the spine will judge it, before the first key is made.
 //!
 //! What is found is told by row, the first hundred of it; then nothing is kept. A certification
-//! request is verified here, and its row goes on as a subject and a public key.
+//! request is verified here, and its row goes on as a subject and a public key. What a row shows by
+//! itself is looked at on every core, what only all of them show by one.
 
 use std::collections::BTreeMap;
+use std::num::NonZero;
+use std::panic::resume_unwind;
+use std::thread;
+use std::thread::ScopedJoinHandle;
 
 use tokio::sync::mpsc;
 
@@ -27,6 +32,10 @@ use crate::pki::profile::Refusal;
 
 /// Faults that are told, at most.
 pub const FAULTS_MAX: usize = 100;
+/// Rows that are read before they are judged together.
+const TOGETHER: usize = 500;
+/// How much below the rest of the service they are judged: stations go first.
+const NICE: i32 = 10;
 
 /// By what the rows are judged.
 pub struct Rules<'a> {
@@ -55,25 +64,166 @@ pub enum Refused {
 /// Blocks where `parts` is full.
 pub fn judge(
     rules: &Rules<'_>,
-    rows: impl Iterator<Item = Result<Row, RowFault>>,
+    mut rows: impl Iterator<Item = Result<Row, RowFault>>,
     parts: &mpsc::Sender<Part>,
 ) -> Result<(), Refused> {
     let mut intake = Judge::new(rules);
-    for row in rows {
-        match row.and_then(|row| intake.row(row)) {
-            Ok(()) if intake.faults.is_empty() => intake.hand_on(parts, CHUNK_ROWS)?,
-            // Nothing will be kept, so nothing is.
-            Ok(()) => intake.chunk.clear(),
-            Err(fault) => {
-                let fatal = fault.fatal;
-                intake.faults.push(fault);
-                if fatal || intake.faults.len() == FAULTS_MAX {
-                    break;
+    'list: loop {
+        let some: Vec<_> = rows.by_ref().take(TOGETHER).collect();
+        if some.is_empty() {
+            break;
+        }
+        for row in rules.judge_all(some) {
+            match row.and_then(|row| intake.row(row)) {
+                Ok(()) if intake.faults.is_empty() => intake.hand_on(parts, CHUNK_ROWS)?,
+                // Nothing will be kept, so nothing is.
+                Ok(()) => intake.chunk.clear(),
+                Err(fault) => {
+                    let fatal = fault.fatal;
+                    intake.faults.push(fault);
+                    if fatal || intake.faults.len() == FAULTS_MAX {
+                        break 'list;
+                    }
                 }
             }
         }
     }
     intake.end(parts)
+}
+
+/// A row by itself.
+struct Judged {
+    number: u32,
+    origin: KeyOrigin,
+    /// What the profile and the order say of it.
+    verdict: Result<Admitted, RowFault>,
+}
+
+/// A row that can be certified if no other is like it.
+struct Admitted {
+    device: String,
+    /// `None` where the rows need not be kept.
+    subject: Option<Attributes>,
+    /// DER of the key it brings.
+    public_key: Option<Vec<u8>>,
+}
+
+impl Rules<'_> {
+    /// Each row by itself, in their order.
+    fn judge_all(&self, rows: Vec<Result<Row, RowFault>>) -> Vec<Result<Judged, RowFault>> {
+        let cores = thread::available_parallelism().map_or(1, NonZero::get);
+        let share = rows.len().div_ceil(cores);
+        let mut rows = rows.into_iter();
+        thread::scope(|scope| {
+            let mut threads = Vec::with_capacity(cores);
+            while rows.len() > 0 {
+                let some: Vec<_> = rows.by_ref().take(share).collect();
+                threads.push(scope.spawn(move || {
+                    // Without effect where the system does not let a thread step back.
+                    let _ = rustix::process::nice(NICE);
+                    let judged = some.into_iter().map(|row| self.judge(row?));
+                    judged.collect::<Vec<_>>()
+                }));
+            }
+            let ended = threads.into_iter().map(ScopedJoinHandle::join);
+            ended
+                .flat_map(|judged| judged.unwrap_or_else(|panic| resume_unwind(panic)))
+                .collect()
+        })
+    }
+
+    /// One row, as the spine would see it.
+    fn judge(&self, row: Row) -> Result<Judged, RowFault> {
+        let number = row.number;
+        let fault = |rule, detail: String| RowFault {
+            row: number,
+            rule,
+            attribute: None,
+            detail,
+            fatal: false,
+        };
+        let (request, origin) = match (row.key, self.made) {
+            (RowKey::None, Some(_)) => (None, KeyOrigin::Made),
+            (RowKey::None, None) => {
+                let detail = "the batch makes no keys, and the row has none";
+                return Err(fault("key-missing", detail.to_owned()));
+            }
+            (_, Some(_)) => {
+                let detail = "the batch makes the keys, and the row has one";
+                return Err(fault("key-not-wanted", detail.to_owned()));
+            }
+            (RowKey::Csr(octets), None) => {
+                let request = CertificationRequest::parse(&octets)
+                    .map_err(|csr| fault(csr.slug(), csr.to_string()))?;
+                (Some(request), KeyOrigin::Request)
+            }
+            (RowKey::PublicKey(_), None) if !self.profile.bare_public_keys => {
+                let detail = format!(
+                    "profile {} wants certification requests: nothing shows that the device has the key",
+                    self.profile.name
+                );
+                return Err(fault("bare-public-key", detail));
+            }
+            (RowKey::PublicKey(octets), None) => {
+                let key = SubjectPublicKeyInfo::from_der(&octets)
+                    .map_err(|key| fault(key.slug(), key.to_string()))?;
+                (
+                    Some(CertificationRequest::stand_in(key)),
+                    KeyOrigin::PublicKey,
+                )
+            }
+        };
+        let verdict = self.admit(number, request.as_ref(), row.subject);
+        Ok(Judged {
+            number,
+            origin,
+            verdict,
+        })
+    }
+
+    /// The row's subject and key by the profile, and whether its order takes it.
+    fn admit(
+        &self,
+        row: u32,
+        request: Option<&CertificationRequest>,
+        requested: Attributes,
+    ) -> Result<Admitted, RowFault> {
+        let refused = |refusal: Refusal| {
+            let slug = refusal.slug();
+            named(row, slug, refusal.into_violations())
+        };
+        let profile = self.profile;
+        let (device, subject) = if let Some(request) = request {
+            let admission = profile.admit(request, Some(&requested)).map_err(refused)?;
+            let subject = self.listed.then(|| {
+                let attributes = admission.subject.iter();
+                attributes
+                    .map(|(kind, value)| (kind.short_name().to_owned(), value.to_owned()))
+                    .collect::<BTreeMap<_, _>>()
+            });
+            (admission.device, subject)
+        } else {
+            let device = profile.admit_subject(&requested).map_err(refused)?;
+            (device, self.listed.then_some(requested))
+        };
+        if let Some(order) = self.order {
+            let (who, what) = (&self.principal.name, &profile.name);
+            order.admits(who, what, &device).map_err(|refusal| {
+                let detail = refusal.to_string();
+                match refusal {
+                    OrderRefusal::Mismatch(_, violations) => {
+                        named(row, "order-mismatch", violations)
+                    }
+                    _ => named(row, "order-mismatch", vec![violation(detail)]),
+                }
+            })?;
+        }
+        Ok(Admitted {
+            device,
+            subject,
+            public_key: request.map(|request| request.public_key.as_der().to_vec()),
+        })
+    }
 }
 
 /// The rows that wait for their chunk to be full.
@@ -115,100 +265,27 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// One row, as the spine would see it.
-    fn row(&mut self, row: Row) -> Result<(), RowFault> {
+    /// The row among those before it.
+    fn row(&mut self, row: Judged) -> Result<(), RowFault> {
         self.count = row.number;
-        let number = row.number;
-        let fault = |rule, detail: String| RowFault {
-            row: number,
-            rule,
-            attribute: None,
-            detail,
-            fatal: false,
-        };
-        let (request, origin) = match (row.key, self.rules.made) {
-            (RowKey::None, Some(_)) => (None, KeyOrigin::Made),
-            (RowKey::None, None) => {
-                let detail = "the batch makes no keys, and the row has none";
-                return Err(fault("key-missing", detail.to_owned()));
-            }
-            (_, Some(_)) => {
-                let detail = "the batch makes the keys, and the row has one";
-                return Err(fault("key-not-wanted", detail.to_owned()));
-            }
-            (RowKey::Csr(octets), None) => {
-                let request = CertificationRequest::parse(&octets)
-                    .map_err(|csr| fault(csr.slug(), csr.to_string()))?;
-                (Some(request), KeyOrigin::Request)
-            }
-            (RowKey::PublicKey(_), None) if !self.rules.profile.bare_public_keys => {
-                let detail = format!(
-                    "profile {} wants certification requests: nothing shows that the device has the key",
-                    self.rules.profile.name
-                );
-                return Err(fault("bare-public-key", detail));
-            }
-            (RowKey::PublicKey(octets), None) => {
-                let key = SubjectPublicKeyInfo::from_der(&octets)
-                    .map_err(|key| fault(key.slug(), key.to_string()))?;
-                (
-                    Some(CertificationRequest::stand_in(key)),
-                    KeyOrigin::PublicKey,
-                )
-            }
-        };
-        if *self.origin.get_or_insert(origin) != origin {
+        if *self.origin.get_or_insert(row.origin) != row.origin {
             let detail = "all rows have a certification request, or all a bare public key";
-            return Err(fault("key-mixed", detail.to_owned()));
-        }
-        self.admitted(row.number, request.as_ref(), row.subject)
-    }
-
-    /// The row's subject and key by the profile, and whether its order takes it.
-    fn admitted(
-        &mut self,
-        row: u32,
-        request: Option<&CertificationRequest>,
-        requested: Attributes,
-    ) -> Result<(), RowFault> {
-        let refused = |refusal: Refusal| {
-            let slug = refusal.slug();
-            named(row, slug, refusal.into_violations())
-        };
-        let profile = self.rules.profile;
-        let (device, subject) = if let Some(request) = request {
-            let admission = profile.admit(request, Some(&requested)).map_err(refused)?;
-            let subject = self.rules.listed.then(|| {
-                let attributes = admission.subject.iter();
-                attributes
-                    .map(|(kind, value)| (kind.short_name().to_owned(), value.to_owned()))
-                    .collect::<BTreeMap<_, _>>()
+            return Err(RowFault {
+                row: row.number,
+                rule: "key-mixed",
+                attribute: None,
+                detail: detail.to_owned(),
+                fatal: false,
             });
-            (admission.device, subject)
-        } else {
-            let device = profile.admit_subject(&requested).map_err(refused)?;
-            (device, self.rules.listed.then_some(requested))
-        };
-        if let Some(order) = self.rules.order {
-            let (who, what) = (&self.rules.principal.name, &profile.name);
-            order.admits(who, what, &device).map_err(|refusal| {
-                let detail = refusal.to_string();
-                match refusal {
-                    OrderRefusal::Mismatch(_, violations) => {
-                        named(row, "order-mismatch", violations)
-                    }
-                    _ => named(row, "order-mismatch", vec![violation(detail)]),
-                }
-            })?;
         }
-        self.devices.add(row, device.as_bytes());
-        self.chunk.devices.push(device);
-        self.chunk.subjects.extend(subject);
-        if let Some(request) = request {
-            let spki = request.public_key.as_der();
-            self.keys.add(row, spki);
-            self.chunk.public_keys.push(spki.to_vec());
+        let admitted = row.verdict?;
+        self.devices.add(row.number, admitted.device.as_bytes());
+        self.chunk.devices.push(admitted.device);
+        self.chunk.subjects.extend(admitted.subject);
+        if let Some(key) = &admitted.public_key {
+            self.keys.add(row.number, key);
         }
+        self.chunk.public_keys.extend(admitted.public_key);
         Ok(())
     }
 
