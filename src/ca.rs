@@ -331,9 +331,11 @@ impl Status {
 /// The durable record of what was intended and what was issued.
 pub trait Ledger: Send + Sync {
     /// Makes the intent durable, or says what it collides with. Safe to repeat with the same intent.
+    /// It is taken for an orphan when it is still open after the time that its turn may take.
     fn reserve(
         &self,
         intent: Intent,
+        turn: Turn,
         deadline: Instant,
     ) -> PortFuture<'_, Result<Reservation, LedgerFault>>;
 

@@ -208,7 +208,7 @@ pub struct HsmSection {
     /// Sessions that sign.
     #[serde(default = "default_sessions")]
     pub sessions: usize,
-    /// Signatures that may wait.
+    /// Signatures that may wait, and as many of batches beside them.
     #[serde(default = "default_queue_depth_max")]
     pub queue_depth_max: usize,
     /// A call that has not returned after so long takes the token out of service until it does.

@@ -385,9 +385,10 @@ pub trait BatchBook: Send + Sync {
     /// Gives up all leases of this replica: an earlier process left them.
     fn give_up(&self, instance: u8) -> PortFuture<'_, Result<(), LedgerFault>>;
 
-    /// Lets another take the chunk, from `seconds` on.
+    /// Lets another take the chunk, from `seconds` on, if this replica has its lease.
     fn release(
         &self,
+        instance: u8,
         id: Uuid,
         number: i32,
         seconds: i32,

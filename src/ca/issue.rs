@@ -157,14 +157,20 @@ impl Ca {
         request: IssueRequest,
     ) -> Result<IssuedCertificate, IssueError> {
         let start = Instant::now();
+        let turn = request.key.turn();
         let _passing = self.line.pass(&request.key);
         let result = self.issue_once(principal, request, None).await;
-        self.count(&result, start);
+        self.count(&result, turn, start);
         result
     }
 
     /// What a request that began at `start` came to.
-    pub(super) fn count(&self, result: &Result<IssuedCertificate, IssueError>, start: Instant) {
+    pub(super) fn count(
+        &self,
+        result: &Result<IssuedCertificate, IssueError>,
+        turn: Turn,
+        start: Instant,
+    ) {
         if let Ok(issued) = result {
             let intent = &issued.record.intent;
             if issued.replayed {
@@ -177,7 +183,7 @@ impl Ca {
                     .issued
                     .with_label_values(&[&intent.profile, &intent.issuer])
                     .inc();
-                self.stage("total", start);
+                self.stage(turn, "total", start);
             }
         }
     }
@@ -192,7 +198,7 @@ impl Ca {
         let at = Instant::now();
         let turn = request.key.turn();
         let (csr, key_origin) = request.key.judged()?;
-        let at = self.stage("parse", at);
+        let at = self.stage(turn, "parse", at);
 
         let profile = self
             .profiles
@@ -248,7 +254,7 @@ impl Ca {
             &csr.public_key,
             profile.certificate_length_max,
         )?;
-        self.stage("policy", at);
+        self.stage(turn, "policy", at);
 
         let spki_sha256 = csr.public_key.sha256();
         let subject_der = admission.subject.to_der();
@@ -299,17 +305,17 @@ impl Ca {
         deadline: Instant,
     ) -> Result<IssuedCertificate, IssueError> {
         let at = Instant::now();
-        match self.ledger.reserve(intent.clone(), deadline).await? {
+        match self.ledger.reserve(intent.clone(), turn, deadline).await? {
             Reservation::Reserved => {
-                self.stage("intent", at);
+                self.stage(turn, "intent", at);
                 let record = self.complete(intent, tbs, turn, deadline).await?;
-                self.release(record, false, deadline).await
+                self.release(record, false, turn, deadline).await
             }
             Reservation::Barred(refusal) => Err(IssueError::Order(refusal)),
             Reservation::Taken(priors) => {
                 let prior = same_request(&intent, priors)?;
                 let record = self.replay(prior, turn, deadline).await?;
-                self.release(record, true, deadline).await
+                self.release(record, true, turn, deadline).await
             }
         }
     }
@@ -319,6 +325,7 @@ impl Ca {
         &self,
         record: CertificateRecord,
         replayed: bool,
+        turn: Turn,
         deadline: Instant,
     ) -> Result<IssuedCertificate, IssueError> {
         let at = Instant::now();
@@ -327,7 +334,7 @@ impl Ca {
             self.ledger.ready().map_err(LedgerFault::Unavailable)?;
             return Err(IssueError::Log(reason));
         }
-        self.stage("journal", at);
+        self.stage(turn, "journal", at);
         Ok(IssuedCertificate { record, replayed })
     }
 
@@ -388,14 +395,14 @@ impl Ca {
         let at = Instant::now();
         let signature = self.signer.sign(&intent.issuer, &tbs, turn, deadline);
         let signature = signature.await?;
-        let at = self.stage("sign", at);
+        let at = self.stage(turn, "sign", at);
         let certificate = SignedCertificate::assemble(tbs, &signature).map_err(|_| {
             self.signer.distrust(&intent.issuer);
             IssueError::WrongSignature(intent.issuer.clone())
         })?;
-        let at = self.stage("verify", at);
+        let at = self.stage(turn, "verify", at);
         let record = self.ledger.record(intent, certificate, deadline).await?;
-        self.stage("record", at);
+        self.stage(turn, "record", at);
         Ok(record)
     }
 
@@ -447,12 +454,15 @@ impl Ca {
             .ok_or_else(|| IssueError::Inconsistent(format!("no issuer `{name}` is configured")))
     }
 
-    fn stage(&self, stage: &str, since: Instant) -> Instant {
+    /// A stage that began at `since` is over. A batch's are not measured: they wait by design.
+    fn stage(&self, turn: Turn, stage: &str, since: Instant) -> Instant {
         let now = Instant::now();
-        self.metrics
-            .seconds
-            .with_label_values(&[stage])
-            .observe((now - since).as_secs_f64());
+        if turn == Turn::Line {
+            self.metrics
+                .seconds
+                .with_label_values(&[stage])
+                .observe((now - since).as_secs_f64());
+        }
         now
     }
 }

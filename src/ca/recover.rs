@@ -44,8 +44,17 @@ impl Ca {
         }
         let outcome = match self.may_still_sign(&intent) {
             Ok(tbs) => {
+                // Nobody waits for it: a station that asks again signs for itself.
                 let deadline = Instant::now() + DEADLINE;
-                self.complete(intent, tbs, Turn::Line, deadline).await
+                let place = self.signer.place(&intent.issuer);
+                let Ok(_place) = tokio::time::timeout_at(deadline.into(), place).await else {
+                    return;
+                };
+                // Meanwhile its maker may have been only slow.
+                if !matches!(self.ledger.outcome(id).await, Ok(None)) {
+                    return;
+                }
+                self.complete(intent, tbs, Turn::Batch, deadline).await
             }
             Err(reason) => {
                 tracing::error!(%id, serial, reason, "an intent can never be signed and is abandoned");

@@ -11,6 +11,7 @@ use crate::ca::Ca;
 use crate::ca::Principal;
 use crate::ca::Rework;
 use crate::ca::Status;
+use crate::ca::Turn;
 use crate::ca::error::IssueError;
 use crate::ca::issue::DeviceKey;
 use crate::ca::issue::IssueRequest;
@@ -93,7 +94,7 @@ impl Ca {
             slot: old.intent.slot,
         };
         let result = self.issue_once(principal, request, Some(reworked)).await;
-        self.count(&result, start);
+        self.count(&result, Turn::Line, start);
         Ok(result?)
     }
 }

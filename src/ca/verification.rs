@@ -60,7 +60,7 @@ impl Ca {
     ) -> Result<IssuedCertificate, IssueError> {
         let start = Instant::now();
         let result = self.issue_verification_once(principal, request).await;
-        self.count(&result, start);
+        self.count(&result, Turn::Line, start);
         result
     }
 

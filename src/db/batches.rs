@@ -103,7 +103,7 @@ const GIVE_UP_PACKAGES: &str =
 /// Nobody's: who kept it may be about to do so once more.
 const RELEASE: &str = "UPDATE batch_chunk
     SET leased_by = NULL, lease_until = statement_timestamp() + make_interval(secs => $3)
-    WHERE batch_id = $1 AND number = $2 AND done_at IS NULL";
+    WHERE batch_id = $1 AND number = $2 AND leased_by = $4 AND done_at IS NULL";
 
 const COMPLETE: &str = "UPDATE batch_chunk
     SET intent_ids = $3, failures = $4, issued = $5, done_at = statement_timestamp(), lease_until = NULL
@@ -137,7 +137,7 @@ pub(super) enum BatchJob {
     Begin(Uuid, i32, Vec<Vec<u8>>, Vec<Vec<u8>>),
     Keep(i16, Vec<(Uuid, i32)>, Option<Uuid>),
     GiveUp(i16),
-    Release(Uuid, i32, i32),
+    Release(i16, Uuid, i32, i32),
     Complete(Uuid, i32, ChunkOutcome),
     LeasePackage(i16),
     DoneChunk(Uuid, i32),
@@ -221,10 +221,10 @@ impl BatchJob {
                 }
                 BatchAnswer::Done
             }
-            Self::Release(id, number, seconds) => {
+            Self::Release(instance, id, number, seconds) => {
                 let release = sqlx::query(RELEASE).bind(id).bind(number);
-                let seconds = f64::from(*seconds);
-                release.bind(seconds).execute(connection).await?;
+                let release = release.bind(f64::from(*seconds)).bind(instance);
+                release.execute(connection).await?;
                 BatchAnswer::Done
             }
             Self::Complete(id, number, outcome) => {

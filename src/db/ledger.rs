@@ -15,6 +15,7 @@ use crate::ca::LedgerFault;
 use crate::ca::Outcome;
 use crate::ca::PortFuture;
 use crate::ca::Reservation;
+use crate::ca::Turn;
 use crate::ca::life::LifeAct;
 use crate::ca::life::LifeBook;
 use crate::ca::life::LifeEvent;
@@ -407,6 +408,7 @@ impl Ledger for PgLedger {
     fn reserve(
         &self,
         intent: Intent,
+        turn: Turn,
         deadline: Instant,
     ) -> PortFuture<'_, Result<Reservation, LedgerFault>> {
         Box::pin(async move {
@@ -414,6 +416,7 @@ impl Ledger for PgLedger {
             self.vitals.of(&ISSUING).map_err(LedgerFault::Unavailable)?;
             let job = Reserve {
                 intent,
+                turn,
                 holder: self.holder,
             };
             self.reservations.submit(job, deadline).await

@@ -15,6 +15,7 @@ use crate::ca::LedgerFault;
 use crate::ca::Prior;
 use crate::ca::Reservation;
 use crate::ca::Rework;
+use crate::ca::Turn;
 use crate::ca::order::OrderRefusal;
 use crate::db::lane::Job;
 use crate::db::orders::Locked;
@@ -84,7 +85,7 @@ macro_rules! admit {
         WHERE b.intent_id IN (SELECT a.intent_id FROM admitted a)
     ), opened AS (
         INSERT INTO open_intent (intent_id, lease_until)
-        SELECT a.intent_id, statement_timestamp() + interval '5 seconds' FROM admitted a
+        SELECT a.intent_id, statement_timestamp() + make_interval(secs => $19) FROM admitted a
     )
     SELECT intent_id FROM admitted"
         )
@@ -98,7 +99,7 @@ const ADMIT_STATIONS: &str = admit!("station", "csr");
 const ADMIT_REWORKS: &str = admit!(
     "device",
     "csr",
-    ", $19::uuid[], $20::smallint[], $21::text[]",
+    ", $20::uuid[], $21::smallint[], $22::text[]",
     ", supersedes, generation, rework_reason",
     ", supersedes"
 );
@@ -173,9 +174,16 @@ const HOLDERS: &str = concat!(
 /// has room after all because a row before it was none.
 const OFFERS_MAX: usize = 4;
 
+/// Seconds until an open intent is taken for an orphan. A batch's waits for its signature while others are made;
+/// where its maker is gone, whoever has its chunk next asks for it again.
+const LEASE_SECONDS: f64 = 5.0;
+const BATCH_LEASE_SECONDS: f64 = 120.0;
+
 /// One intent to store.
 pub(super) struct Reserve {
     pub(super) intent: Intent,
+    /// Whose it is.
+    pub(super) turn: Turn,
     /// Who must hold the instance octet of its serial number; `None`: nobody in particular. The same for
     /// all of a lane.
     pub(super) holder: Option<Uuid>,
@@ -193,9 +201,12 @@ impl Job for Reserve {
         let mut seen = HashSet::with_capacity(jobs.len());
         let mut open: Vec<&Intent> = jobs.iter().map(|job| &job.intent).collect();
         open.retain(|intent| seen.insert(intent.id));
+        let of_batches = jobs.iter().filter(|job| job.turn == Turn::Batch);
+        let of_batches: HashSet<Uuid> = of_batches.map(|job| job.intent.id).collect();
+        let class = |intent: &Intent| (Sort::of(intent), of_batches.contains(&intent.id));
         // The same order in every replica keeps two batches from waiting for each other.
         open.sort_by(|a, b| {
-            (Sort::of(a), &a.device, &a.slot, a.id).cmp(&(Sort::of(b), &b.device, &b.slot, b.id))
+            (class(a), &a.device, &a.slot, a.id).cmp(&(class(b), &b.device, &b.slot, b.id))
         });
         let mut stored: HashSet<Uuid> = HashSet::with_capacity(jobs.len());
         let mut refused: HashMap<Uuid, Vec<Prior>> = HashMap::new();
@@ -205,10 +216,10 @@ impl Job for Reserve {
         for _ in 0..OFFERS_MAX {
             let (fit, unfit) = orders.part(&open);
             if jobs.is_empty() {
-                admit(connection, Sort::Device, &[], holder).await?;
+                admit(connection, (Sort::Device, false), &[], holder).await?;
             }
-            for same in fit.chunk_by(|a, b| Sort::of(a) == Sort::of(b)) {
-                stored.extend(admit(connection, Sort::of(same[0]), same, holder).await?);
+            for same in fit.chunk_by(|a, b| class(a) == class(b)) {
+                stored.extend(admit(connection, class(same[0]), same, holder).await?);
             }
             for intent in fit.iter().filter(|intent| stored.contains(&intent.id)) {
                 orders.count(intent);
@@ -252,10 +263,10 @@ impl Job for Reserve {
     }
 }
 
-/// Stores those that claim nothing taken; returns which.
+/// Stores those that claim nothing taken, all of one sort and of batches or not; returns which.
 async fn admit(
     connection: &mut PgConnection,
-    sort: Sort,
+    (sort, of_batches): (Sort, bool),
     intents: &[&Intent],
     holder: Option<Uuid>,
 ) -> Result<HashSet<Uuid>, sqlx::Error> {
@@ -296,7 +307,12 @@ async fn admit(
                 .collect::<Vec<_>>(),
         )
         .bind(each(|i| &i.tbs))
-        .bind(holder);
+        .bind(holder)
+        .bind(if of_batches {
+            BATCH_LEASE_SECONDS
+        } else {
+            LEASE_SECONDS
+        });
     if sort == Sort::Rework {
         query = query
             .bind(reworks(intents, |rework| rework.supersedes))

@@ -47,8 +47,8 @@ pub(crate) struct Token {
     state: Mutex<State>,
     turned: Condvar,
     line: Queue,
+    /// Has no bound of its own: who puts a job there holds one of the places.
     batches: Queue,
-    /// What `batches` has room for.
     places: Arc<Semaphore>,
     report: Mutex<Option<Report>>,
     wake_supervisor: Sender<()>,
@@ -130,7 +130,7 @@ impl Token {
             }),
             turned: Condvar::new(),
             line: crossbeam_channel::bounded(room),
-            batches: crossbeam_channel::bounded(room),
+            batches: crossbeam_channel::unbounded(),
             places: Arc::new(Semaphore::new(room)),
             report: Mutex::new(None),
             wake_supervisor,

@@ -133,10 +133,9 @@ impl BatchRunner {
             };
             let ready = self.ca.ledger.ready().is_ok();
             match self.ca.batches.lease(instance).await {
-                Ok(Some((batch, chunk))) if ready => self.chunk(batch, chunk).await,
+                Ok(Some((batch, chunk))) if ready => self.chunk(instance, batch, chunk).await,
                 Ok(Some((batch, chunk))) => {
-                    let released = self.ca.batches.release(batch.id, chunk.number, 0);
-                    released.await.ok();
+                    self.release(instance, (batch.id, chunk.number), 0).await;
                     tokio::time::sleep(RETRY).await;
                 }
                 Ok(None) => tokio::time::sleep(IDLE).await,
@@ -145,50 +144,43 @@ impl BatchRunner {
         }
     }
 
-    async fn chunk(&self, batch: Batch, chunk: Chunk) {
+    async fn chunk(&self, instance: u8, batch: Batch, chunk: Chunk) {
         let key = (batch.id, chunk.number);
         self.hold(|held| {
             held.chunks.insert(key);
         });
-        let mut pause = Duration::ZERO;
-        match self.ca.run_chunk(&batch, &chunk).await {
-            Ok(outcome) => self.complete(key, outcome).await,
-            Err(Stop::Later(reason)) => {
-                tracing::warn!(batch = %batch.id, chunk = chunk.number, reason, "a chunk waits");
-                self.ca
-                    .batches
-                    .act(batch.id, BatchAct::Note(reason))
-                    .await
-                    .ok();
-                self.ca
-                    .batches
-                    .release(batch.id, chunk.number, 1)
-                    .await
-                    .ok();
-                pause = RETRY;
+        let stop = match self.ca.run_chunk(&batch, &chunk).await {
+            Ok(outcome) => {
+                self.complete(key, outcome).await;
+                None
             }
-            Err(Stop::NotBegun) => {
-                let released = self.ca.batches.release(batch.id, chunk.number, 0);
-                released.await.ok();
-            }
-            Err(Stop::Pause(reason)) => {
-                tracing::error!(batch = %batch.id, chunk = chunk.number, reason, "a batch is paused");
-                self.ca
-                    .batches
-                    .act(batch.id, BatchAct::Pause(reason))
-                    .await
-                    .ok();
-                self.ca
-                    .batches
-                    .release(batch.id, chunk.number, 1)
-                    .await
-                    .ok();
-            }
-        }
+            Err(stop) => Some(stop),
+        };
+        // Before another may have it: what is held is kept.
         self.hold(|held| {
             held.chunks.remove(&key);
         });
-        tokio::time::sleep(pause).await;
+        let (id, number) = key;
+        match stop {
+            None => {}
+            Some(Stop::Later(reason)) => {
+                tracing::warn!(batch = %id, chunk = number, reason, "a chunk waits");
+                self.ca.batches.act(id, BatchAct::Note(reason)).await.ok();
+                self.release(instance, key, 1).await;
+                tokio::time::sleep(RETRY).await;
+            }
+            Some(Stop::NotBegun) => self.release(instance, key, 0).await,
+            Some(Stop::Pause(reason)) => {
+                tracing::error!(batch = %id, chunk = number, reason, "a batch is paused");
+                self.ca.batches.act(id, BatchAct::Pause(reason)).await.ok();
+                self.release(instance, key, 1).await;
+            }
+        }
+    }
+
+    async fn release(&self, instance: u8, (id, number): (Uuid, i32), seconds: i32) {
+        let released = self.ca.batches.release(instance, id, number, seconds);
+        released.await.ok();
     }
 
     /// Until the book has it, or another replica's: they are the same.

@@ -12,6 +12,7 @@ use certfactory::ca::Principal;
 use certfactory::ca::Role;
 use certfactory::ca::SearchFilter;
 use certfactory::ca::Status;
+use certfactory::ca::Turn;
 use certfactory::ca::export::Exported;
 use certfactory::ca::searches::Searches;
 use certfactory::ca::station::Rights;
@@ -49,7 +50,10 @@ async fn each_filter_finds_its_certificates_and_no_others() {
     let record = issue(&ledger, &wanted).await;
     issue(&ledger, &intent()).await;
     let open = intent();
-    ledger.reserve(open.clone(), soon()).await.unwrap();
+    ledger
+        .reserve(open.clone(), Turn::Line, soon())
+        .await
+        .unwrap();
 
     let moment = TimeDelta::microseconds(1);
     let none = SearchFilter::default;
@@ -208,14 +212,17 @@ async fn a_page_is_full_whatever_lies_between_its_certificates() {
         issued.push(issue(&ledger, &intent()).await.intent.id);
         for _ in 0..n {
             let given_up = intent();
-            ledger.reserve(given_up.clone(), soon()).await.unwrap();
+            ledger
+                .reserve(given_up.clone(), Turn::Line, soon())
+                .await
+                .unwrap();
             ledger
                 .abandon(given_up.id, "a test".to_owned())
                 .await
                 .unwrap();
         }
         issue(&ledger, &verification()).await;
-        ledger.reserve(intent(), soon()).await.unwrap();
+        ledger.reserve(intent(), Turn::Line, soon()).await.unwrap();
     }
     issued.reverse();
     let mut seen = Vec::new();

@@ -102,7 +102,9 @@ async fn a_chunk_that_was_released_is_not_kept_by_who_had_it() {
     for _ in 0..2 {
         book.lease(1).await.unwrap().unwrap();
     }
-    book.release(batch.id, 1, 0).await.unwrap();
+    book.release(2, batch.id, 1, 0).await.unwrap();
+    assert!(book.lease(2).await.unwrap().is_none(), "another's lease");
+    book.release(1, batch.id, 1, 0).await.unwrap();
     // What it kept was asked before the release.
     let kept = vec![(batch.id, 1), (batch.id, 2)];
     book.keep(1, kept, None).await.unwrap();

@@ -12,6 +12,7 @@ use certfactory::ca::Ledger;
 use certfactory::ca::LedgerFault;
 use certfactory::ca::Reservation;
 use certfactory::ca::SearchFilter;
+use certfactory::ca::Turn;
 use certfactory::db::archive::PgArchive;
 use certfactory::db::ledger::PgLedger;
 use tokio::task::JoinHandle;
@@ -71,7 +72,7 @@ async fn a_killed_server_means_unavailable_until_it_is_back_and_no_longer() {
     .await;
     let start = Instant::now();
     let refused = ledger
-        .reserve(intent(), start + Duration::from_secs(5))
+        .reserve(intent(), Turn::Line, start + Duration::from_secs(5))
         .await;
     assert!(
         matches!(refused, Err(LedgerFault::Unavailable(_))),
@@ -118,7 +119,7 @@ async fn a_frozen_server_is_noticed_and_its_thaw_too() {
     let ledger = ledger(&database).await;
     let wanted = intent();
     ledger
-        .reserve(wanted.clone(), crate::fixture::soon())
+        .reserve(wanted.clone(), Turn::Line, crate::fixture::soon())
         .await
         .unwrap();
 
@@ -206,7 +207,7 @@ async fn a_locked_table_fails_fast_and_says_so() {
         .unwrap();
     let start = Instant::now();
     let waited = ledger
-        .reserve(intent(), start + Duration::from_secs(1))
+        .reserve(intent(), Turn::Line, start + Duration::from_secs(1))
         .await;
     assert!(matches!(waited, Err(LedgerFault::Deadline)), "{waited:?}");
     assert!(start.elapsed() < Duration::from_millis(1500));
@@ -218,7 +219,7 @@ async fn a_locked_table_fails_fast_and_says_so() {
     .await;
     let start = Instant::now();
     let refused = ledger
-        .reserve(intent(), start + Duration::from_secs(5))
+        .reserve(intent(), Turn::Line, start + Duration::from_secs(5))
         .await;
     assert!(
         matches!(refused, Err(LedgerFault::Unavailable(_))),
@@ -246,7 +247,7 @@ async fn a_full_queue_refuses_at_once() {
         let intent = pattern.clone();
         let deadline = Instant::now() + Duration::from_secs(1);
         waiting.push(tokio::spawn(async move {
-            ledger.reserve(intent, deadline).await
+            ledger.reserve(intent, Turn::Line, deadline).await
         }));
     }
     let (mut overloaded, mut late) = (0, 0);
@@ -293,7 +294,7 @@ async fn station(ledger: Arc<PgLedger>, stop: Arc<AtomicBool>) -> Vec<Certificat
     while !stop.load(Ordering::Relaxed) {
         let wanted = intent();
         let deadline = Instant::now() + Duration::from_secs(2);
-        match ledger.reserve(wanted.clone(), deadline).await {
+        match ledger.reserve(wanted.clone(), Turn::Line, deadline).await {
             Ok(Reservation::Reserved) => {}
             Ok(other) => panic!("all devices are new: {other:?}"),
             Err(_) => {

@@ -33,6 +33,7 @@ use certfactory::ca::Intent;
 use certfactory::ca::KeyOrigin;
 use certfactory::ca::Ledger;
 use certfactory::ca::Reservation;
+use certfactory::ca::Turn;
 use certfactory::ca::life::LifeBook;
 use certfactory::ca::log::fresh::FreshEntries;
 use certfactory::ca::order::Created;
@@ -195,7 +196,10 @@ async fn started(
 
 /// Reserves and records.
 pub async fn issue(ledger: &PgLedger, intent: &Intent) -> certfactory::ca::CertificateRecord {
-    let reserved = ledger.reserve(intent.clone(), soon()).await.unwrap();
+    let reserved = ledger
+        .reserve(intent.clone(), Turn::Line, soon())
+        .await
+        .unwrap();
     assert!(matches!(reserved, Reservation::Reserved), "{reserved:?}");
     ledger
         .record(intent.clone(), sign(intent), soon())

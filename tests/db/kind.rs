@@ -8,6 +8,7 @@ use certfactory::ca::Intent;
 use certfactory::ca::KindFilter;
 use certfactory::ca::Ledger;
 use certfactory::ca::SearchFilter;
+use certfactory::ca::Turn;
 use certfactory::db::archive::PgArchive;
 use certfactory::db::migrate::migrate;
 use certfactory::pki::tbs::LeafKind;
@@ -121,9 +122,15 @@ async fn one_left_behind_is_taken_over_as_what_it_is() {
     let ledger = ledger(&database).await;
     let mut left = [verification(), intent()];
     for intent in &left {
-        ledger.reserve(intent.clone(), soon()).await.unwrap();
+        ledger
+            .reserve(intent.clone(), Turn::Line, soon())
+            .await
+            .unwrap();
         // Storing it twice is storing it once, whatever its kind.
-        ledger.reserve(intent.clone(), soon()).await.unwrap();
+        ledger
+            .reserve(intent.clone(), Turn::Line, soon())
+            .await
+            .unwrap();
     }
     database
         .execute("UPDATE open_intent SET lease_until = now() - interval '1 s'")

@@ -10,6 +10,7 @@ use certfactory::ca::LedgerFault;
 use certfactory::ca::Outcome;
 use certfactory::ca::Prior;
 use certfactory::ca::Reservation;
+use certfactory::ca::Turn;
 use openssl::sha::sha256;
 
 use crate::fixture::intent;
@@ -28,7 +29,10 @@ async fn what_was_recorded_is_what_is_read_back() {
     wanted.idempotency_key = Some("key-1".into());
     order(&ledger, "WO-17", "lightbulb", 1).await;
     wanted.order = Some("WO-17".into());
-    ledger.reserve(wanted.clone(), soon()).await.unwrap();
+    ledger
+        .reserve(wanted.clone(), Turn::Line, soon())
+        .await
+        .unwrap();
     assert!(
         ledger.outcome(wanted.id).await.unwrap().is_none(),
         "it is open"
@@ -60,12 +64,15 @@ async fn storing_an_intent_twice_is_storing_it_once() {
     let ledger = ledger(&database).await;
     let wanted = intent();
     for _ in 0..2 {
-        let answer = ledger.reserve(wanted.clone(), soon()).await.unwrap();
+        let answer = ledger
+            .reserve(wanted.clone(), Turn::Line, soon())
+            .await
+            .unwrap();
         assert!(matches!(answer, Reservation::Reserved), "{answer:?}");
     }
     let twice = tokio::join!(
-        ledger.reserve(wanted.clone(), soon()),
-        ledger.reserve(wanted, soon())
+        ledger.reserve(wanted.clone(), Turn::Line, soon()),
+        ledger.reserve(wanted, Turn::Line, soon())
     );
     assert!(
         matches!(
@@ -92,7 +99,7 @@ async fn of_sixty_four_equal_claims_at_once_exactly_one_is_reserved() {
             ..intent()
         };
         tasks.push(tokio::spawn(async move {
-            ledger.reserve(rival, soon()).await.unwrap()
+            ledger.reserve(rival, Turn::Line, soon()).await.unwrap()
         }));
     }
     let mut reserved = 0;
@@ -118,7 +125,10 @@ async fn a_refused_intent_is_told_each_claim_and_who_holds_it() {
     };
     let issued = issue(&ledger, &first).await;
     let second = intent();
-    ledger.reserve(second.clone(), soon()).await.unwrap();
+    ledger
+        .reserve(second.clone(), Turn::Line, soon())
+        .await
+        .unwrap();
 
     let same_device = Intent {
         device: first.device.clone(),
@@ -161,7 +171,7 @@ async fn a_refused_intent_is_told_each_claim_and_who_holds_it() {
             ..intent()
         },
     ] {
-        let answer = ledger.reserve(other, soon()).await.unwrap();
+        let answer = ledger.reserve(other, Turn::Line, soon()).await.unwrap();
         assert!(matches!(answer, Reservation::Reserved), "{answer:?}");
     }
 
@@ -194,7 +204,10 @@ async fn the_first_certificate_recorded_for_an_intent_wins() {
 
     // At the same instant, from both replicas and twice in one batch.
     let wanted = intent();
-    ledgers[0].reserve(wanted.clone(), soon()).await.unwrap();
+    ledgers[0]
+        .reserve(wanted.clone(), Turn::Line, soon())
+        .await
+        .unwrap();
     let record = |n: usize| ledgers[n].record(wanted.clone(), sign(&wanted), soon());
     let (a, b, c) = tokio::join!(record(0), record(1), record(0));
     let all: BTreeSet<_> = [a, b, c].into_iter().map(|r| r.unwrap().der).collect();
@@ -215,7 +228,10 @@ async fn the_log_has_no_gap_whatever_fails_meanwhile() {
                 thing_name: Some(if number % 40 == 7 { "poison" } else { "good" }.into()),
                 ..intent()
             };
-            ledger.reserve(wanted.clone(), soon()).await.unwrap();
+            ledger
+                .reserve(wanted.clone(), Turn::Line, soon())
+                .await
+                .unwrap();
             ledger
                 .record(wanted.clone(), sign(&wanted), soon())
                 .await
@@ -267,7 +283,7 @@ async fn a_row_that_always_fails_is_refused_alone() {
             if number == 100 {
                 wanted.device = "marked".into();
             }
-            ledger.reserve(wanted, soon()).await
+            ledger.reserve(wanted, Turn::Line, soon()).await
         }));
     }
     let mut refused = Vec::new();
@@ -307,16 +323,22 @@ async fn an_intent_left_behind_is_taken_over_once_its_lease_has_run_out() {
     let ledgers = [ledger(&database).await, ledger(&database).await];
     let mut left: Vec<_> = (0..30).map(|_| intent()).collect();
     for intent in &left {
-        ledgers[0].reserve(intent.clone(), soon()).await.unwrap();
+        ledgers[0]
+            .reserve(intent.clone(), Turn::Line, soon())
+            .await
+            .unwrap();
     }
+    let waits = ledgers[0].reserve(intent(), Turn::Batch, soon());
+    assert!(matches!(waits.await.unwrap(), Reservation::Reserved));
     assert!(
         ledgers[1].take_over(100, 0).await.unwrap().is_empty(),
         "the lease still runs"
     );
 
     database
-        .execute("UPDATE open_intent SET lease_until = now() - interval '1 s'")
+        .execute("UPDATE open_intent SET lease_until = lease_until - interval '10 s'")
         .await;
+    // A batch's waits for its turn.
     let (a, b) = tokio::join!(ledgers[0].take_over(20, 0), ledgers[1].take_over(20, 0));
     let mut taken: Vec<_> = a.unwrap().into_iter().chain(b.unwrap()).collect();
     taken.extend(ledgers[1].take_over(100, 0).await.unwrap());
@@ -337,7 +359,10 @@ async fn an_abandoned_intent_frees_its_claims_and_burns_its_serial() {
         idempotency_key: Some("k".into()),
         ..intent()
     };
-    ledger.reserve(given_up.clone(), soon()).await.unwrap();
+    ledger
+        .reserve(given_up.clone(), Turn::Line, soon())
+        .await
+        .unwrap();
     ledger
         .abandon(given_up.id, "the issuer is gone".into())
         .await
@@ -391,7 +416,7 @@ const POISON: &str = "
     GRANT EXECUTE ON FUNCTION refuse() TO certfactory_service";
 
 async fn taken(ledger: &certfactory::db::ledger::PgLedger, intent: Intent) -> Vec<Prior> {
-    match ledger.reserve(intent, soon()).await.unwrap() {
+    match ledger.reserve(intent, Turn::Line, soon()).await.unwrap() {
         Reservation::Taken(priors) => priors,
         other => panic!("{other:?}"),
     }

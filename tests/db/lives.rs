@@ -15,6 +15,7 @@ use certfactory::ca::Reservation;
 use certfactory::ca::Rework;
 use certfactory::ca::SearchFilter;
 use certfactory::ca::Status;
+use certfactory::ca::Turn;
 use certfactory::ca::export::Exported;
 use certfactory::ca::life::LifeAct;
 use certfactory::ca::life::LifeBook;
@@ -147,7 +148,7 @@ async fn of_many_reworks_of_one_certificate_at_two_replicas_one_is_stored() {
     let tasks: Vec<_> = (0..32)
         .map(|number| {
             let (ledger, intent) = (Arc::clone(&ledgers[number % 2]), rework(&old));
-            tokio::spawn(async move { ledger.reserve(intent, soon()).await.unwrap() })
+            tokio::spawn(async move { ledger.reserve(intent, Turn::Line, soon()).await.unwrap() })
         })
         .collect();
     let mut stored = 0;
@@ -201,14 +202,17 @@ async fn an_export_says_of_every_certificate_what_a_search_says() {
     let third = issue(&ledger, &rework(&second)).await;
     one(&ledger, &third, Status::Confirmed).await;
     one(&ledger, &second, Status::Superseded).await;
-    ledger.reserve(intent(), soon()).await.unwrap();
+    ledger.reserve(intent(), Turn::Line, soon()).await.unwrap();
     issue(&ledger, &verification()).await;
     let revoked = issue(&ledger, &intent()).await;
     one(&ledger, &revoked, Status::Confirmed).await;
     one(&ledger, &revoked, Status::Revoked).await;
     one(&ledger, &revoked, Status::Scrapped).await;
     let abandoned = rework(&issue(&ledger, &intent()).await);
-    ledger.reserve(abandoned.clone(), soon()).await.unwrap();
+    ledger
+        .reserve(abandoned.clone(), Turn::Line, soon())
+        .await
+        .unwrap();
     ledger.abandon(abandoned.id, "test".into()).await.unwrap();
     let late = Some(chrono::Utc::now());
     issue(&ledger, &intent()).await;
@@ -295,7 +299,7 @@ async fn a_device_is_scrapped_or_reworked_but_never_both() {
             },
             {
                 let (ledger, intent) = (Arc::clone(&ledgers[1]), rework(&record));
-                tokio::spawn(async move { ledger.reserve(intent, soon()).await })
+                tokio::spawn(async move { ledger.reserve(intent, Turn::Line, soon()).await })
             },
         );
         let scrapped = !scrapping.await.unwrap().is_empty();
@@ -319,13 +323,16 @@ async fn a_rework_is_for_a_certificate_of_its_own_device_and_its_place_comes_bac
         rework: rework(&other).rework,
         ..intent_for(&one.intent.device)
     };
-    assert!(ledger.reserve(crossed, soon()).await.is_err());
+    assert!(ledger.reserve(crossed, Turn::Line, soon()).await.is_err());
 
     let lost = rework(&one);
-    ledger.reserve(lost.clone(), soon()).await.unwrap();
+    ledger
+        .reserve(lost.clone(), Turn::Line, soon())
+        .await
+        .unwrap();
     ledger.abandon(lost.id, "test".into()).await.unwrap();
     let again = rework(&one);
-    let answer = ledger.reserve(again, soon()).await.unwrap();
+    let answer = ledger.reserve(again, Turn::Line, soon()).await.unwrap();
     assert!(matches!(answer, Reservation::Reserved), "{answer:?}");
 }
 
@@ -351,7 +358,7 @@ async fn an_order_counts_each_status_and_its_scrap_allowance_gives_places_back()
         ..intent()
     };
     let full = async |intent: Intent| {
-        let answer = ledger.reserve(intent, soon()).await.unwrap();
+        let answer = ledger.reserve(intent, Turn::Line, soon()).await.unwrap();
         assert!(matches!(answer, Reservation::Barred(_)), "{answer:?}");
         answer
     };

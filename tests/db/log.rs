@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use certfactory::ca::Ledger as _;
+use certfactory::ca::Turn;
 use certfactory::ca::log::LogBook as _;
 use certfactory::ca::log::NewCheckpoint;
 use certfactory::ca::log::Note;
@@ -58,7 +59,10 @@ async fn certificates_and_notes_of_two_replicas_are_one_gapless_log_in_the_order
         );
         tasks.push(tokio::spawn(async move {
             let wanted = intent();
-            ledger.reserve(wanted.clone(), soon()).await.unwrap();
+            ledger
+                .reserve(wanted.clone(), Turn::Line, soon())
+                .await
+                .unwrap();
             let record = ledger
                 .record(wanted.clone(), sign(&wanted), soon())
                 .await
@@ -122,7 +126,9 @@ async fn a_follower_is_told_what_others_appended_before_its_own_entries() {
 
     // One that the other has recorded before, as in a commit whose reply was lost.
     let wanted = intent();
-    own.reserve(wanted.clone(), soon()).await.unwrap();
+    own.reserve(wanted.clone(), Turn::Line, soon())
+        .await
+        .unwrap();
     for ledger in [&other, &own] {
         let certificate = sign(&wanted);
         let record = ledger.record(wanted.clone(), certificate, soon()).await;
@@ -158,7 +164,10 @@ async fn a_program_that_was_there_before_records_as_it_did() {
     let database = Postgres::shared().database().await;
     let ledger = ledger(&database).await;
     let wanted = intent();
-    ledger.reserve(wanted.clone(), soon()).await.unwrap();
+    ledger
+        .reserve(wanted.clone(), Turn::Line, soon())
+        .await
+        .unwrap();
     let certificate = sign(&wanted);
     let mut service = database.connect("service").await;
     let told: Vec<u8> = sqlx::query_scalar(
@@ -178,7 +187,10 @@ async fn a_certificate_that_is_recorded_twice_has_one_entry() {
     let database = Postgres::shared().database().await;
     let ledger = ledger(&database).await;
     let wanted = intent();
-    ledger.reserve(wanted.clone(), soon()).await.unwrap();
+    ledger
+        .reserve(wanted.clone(), Turn::Line, soon())
+        .await
+        .unwrap();
     let first = ledger
         .record(wanted.clone(), sign(&wanted), soon())
         .await

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use certfactory::ca::Intent;
 use certfactory::ca::Ledger;
 use certfactory::ca::Reservation;
+use certfactory::ca::Turn;
 use certfactory::ca::order::Created;
 use certfactory::ca::order::DeviceList;
 use certfactory::ca::order::Listed;
@@ -40,7 +41,9 @@ async fn two_replicas_at_once_never_pass_the_quantity() {
     let tasks: Vec<_> = (0..400)
         .map(|number| {
             let ledger = Arc::clone(&ledgers[number % 2]);
-            tokio::spawn(async move { ledger.reserve(ordered(), soon()).await.unwrap() })
+            tokio::spawn(
+                async move { ledger.reserve(ordered(), Turn::Line, soon()).await.unwrap() },
+            )
         })
         .collect();
     let mut reserved = 0;
@@ -67,10 +70,13 @@ async fn an_abandoned_intent_gives_its_place_back_and_a_repeated_one_takes_none(
     issue(&ledger, &ordered()).await;
     let lost = ordered();
     for _ in 0..2 {
-        let answer = ledger.reserve(lost.clone(), soon()).await.unwrap();
+        let answer = ledger
+            .reserve(lost.clone(), Turn::Line, soon())
+            .await
+            .unwrap();
         assert!(matches!(answer, Reservation::Reserved), "{answer:?}");
     }
-    let full = ledger.reserve(ordered(), soon()).await.unwrap();
+    let full = ledger.reserve(ordered(), Turn::Line, soon()).await.unwrap();
     assert!(
         matches!(full, Reservation::Barred(OrderRefusal::Exhausted(_))),
         "{full:?}"
@@ -85,7 +91,7 @@ async fn an_abandoned_intent_gives_its_place_back_and_a_repeated_one_takes_none(
         (2, 1, 1)
     );
     issue(&ledger, &ordered()).await;
-    let full = ledger.reserve(ordered(), soon()).await.unwrap();
+    let full = ledger.reserve(ordered(), Turn::Line, soon()).await.unwrap();
     assert!(
         matches!(full, Reservation::Barred(OrderRefusal::Exhausted(_))),
         "{full:?}"
@@ -151,7 +157,7 @@ async fn a_device_list_is_a_wall_of_the_schema_and_never_grows() {
         };
         assert_eq!(state.device_count, Some(1));
     }
-    let off = ledger.reserve(ordered(), soon()).await.unwrap();
+    let off = ledger.reserve(ordered(), Turn::Line, soon()).await.unwrap();
     assert!(
         matches!(off, Reservation::Barred(OrderRefusal::Mismatch(..))),
         "{off:?}"
@@ -205,7 +211,10 @@ async fn an_order_begins_with_what_was_issued_under_its_name_before_there_were_o
     issue(&ledger, &ordered()).await;
     issue(&ledger, &ordered()).await;
     let lost = ordered();
-    ledger.reserve(lost.clone(), soon()).await.unwrap();
+    ledger
+        .reserve(lost.clone(), Turn::Line, soon())
+        .await
+        .unwrap();
     sqlx::raw_sql("DELETE FROM work_order")
         .execute(&mut owner)
         .await
@@ -243,7 +252,7 @@ async fn an_order_begins_with_what_was_issued_under_its_name_before_there_were_o
     assert_eq!((state.reserved, state.abandoned), (3, 1));
     assert_eq!((state.issued(), state.remaining()), (2, 1));
     issue(&ledger, &ordered()).await;
-    let full = ledger.reserve(ordered(), soon()).await.unwrap();
+    let full = ledger.reserve(ordered(), Turn::Line, soon()).await.unwrap();
     assert!(
         matches!(full, Reservation::Barred(OrderRefusal::Exhausted(_))),
         "{full:?}"

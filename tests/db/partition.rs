@@ -5,6 +5,7 @@ use std::sync::Arc;
 use certfactory::ca::Ledger;
 use certfactory::ca::LedgerFault;
 use certfactory::ca::Reservation;
+use certfactory::ca::Turn;
 use certfactory::ca::log::LogBook;
 use certfactory::db::log::PgLog;
 use uuid::Uuid;
@@ -116,7 +117,10 @@ async fn a_certificate_is_of_one_intent_in_whatever_month() {
     let ledger = ledger(&database).await;
     let first = issue(&ledger, &intent()).await;
     let other = intent();
-    let stored = ledger.reserve(other.clone(), soon()).await.unwrap();
+    let stored = ledger
+        .reserve(other.clone(), Turn::Line, soon())
+        .await
+        .unwrap();
     assert!(matches!(stored, Reservation::Reserved));
     let again = format!(
         "SELECT record_certificates(ARRAY['{}'::uuid], ARRAY[der], ARRAY[fingerprint], ARRAY['{{}}'])

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use certfactory::ca::Ledger;
 use certfactory::ca::LedgerFault;
+use certfactory::ca::Turn;
 use certfactory::ca::replica::Duty;
 use certfactory::ca::replica::Part;
 use certfactory::ca::replica::Replica;
@@ -100,8 +101,8 @@ async fn under_an_octet_that_another_took_nothing_is_stored() {
         intent
     };
     let own = octet(&replica);
-    ledger.reserve(with(own), soon()).await.unwrap();
-    let foreign = ledger.reserve(with(own + 1), soon()).await;
+    ledger.reserve(with(own), Turn::Line, soon()).await.unwrap();
+    let foreign = ledger.reserve(with(own + 1), Turn::Line, soon()).await;
     assert!(
         matches!(foreign, Err(LedgerFault::Unavailable(_))),
         "{foreign:?}"
@@ -113,7 +114,7 @@ async fn under_an_octet_that_another_took_nothing_is_stored() {
         .execute(&mut owner)
         .await
         .unwrap();
-    let storing = ledger.reserve(with(own), soon());
+    let storing = ledger.reserve(with(own), Turn::Line, soon());
     let (refused, ()) = tokio::join!(storing, async {
         tokio::time::sleep(Duration::from_millis(300)).await;
         sqlx::raw_sql("COMMIT").execute(&mut owner).await.unwrap();

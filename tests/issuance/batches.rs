@@ -138,26 +138,27 @@ fn a_batch_fills_a_slow_hsms_queue_without_a_refusal_and_a_station_goes_before_a
     let id = world.taken(&order(2_100, &recipient));
     let depth = || world.metric("certfactory_hsm_queue_depth");
     let start = Instant::now();
-    while depth() < 40.0 {
+    while depth() < 60.0 {
         assert!(start.elapsed() < LONG, "{} wait", depth());
         std::thread::sleep(Duration::from_millis(20));
     }
+    assert!(depth() < 90.0, "{} wait", depth());
+    let (station, request) = (
+        world.client("station-01"),
+        Device::p256().request("lightbulb"),
+    );
     let before = calls(&own, "sign");
-    let device = world
-        .client("station-01")
-        .issue(&Device::p256().request("lightbulb"));
+    let device = station.issue(&request);
     let signatures = calls(&own, "sign") - before;
     assert_eq!(device.status, 201, "{device:?}");
     assert!(
-        signatures < 30,
+        signatures < 45,
         "{signatures} signatures were made before a station's"
     );
     control(&own, "");
     let done = world.wait_done(&id, LONG);
-    assert_eq!(
-        (&done["issued"], &done["last_error"]),
-        (&json!(2_100), &json!(null))
-    );
+    assert_eq!(done["issued"], json!(2_100));
+    assert!(!done["last_error"].to_string().contains("queue"), "{done}");
 }
 
 #[test]

@@ -32,7 +32,7 @@ use crate::pki::key_policy::SubjectPublicKeyInfo;
 use crate::pki::serial::SerialNumber;
 
 /// When one row is given up for this time, counted from its place in the HSM's queue: the queues before it are long.
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_mins(2);
 /// Rows of a chunk on their way at once, and the same while the line is at work. A replica works on
 /// a few chunks; together they have no more rows on their way than the HSM's queue holds.
 const WIDTH: usize = 256;
@@ -80,7 +80,7 @@ impl Ca {
         let mut stop = None;
         loop {
             while stop.is_none() && running.len() < self.width() {
-                let Some((place, ((subject, device), spki))) = waiting.next() else {
+                let Some((index, ((subject, device), spki))) = waiting.next() else {
                     break;
                 };
                 let public_key = SubjectPublicKeyInfo::from_der(&spki)
@@ -99,7 +99,7 @@ impl Ca {
                     let issued = ca.issue(&principal, request).await;
                     drop(signing_place);
                     let issued = issued.map(|issued| issued.record().intent.id);
-                    (place, device, issued)
+                    (index, device, issued)
                 }));
             }
             if running.is_empty() && (stop.is_some() || waiting.len() == 0) {
@@ -109,14 +109,14 @@ impl Ca {
             let Ok(Some(ended)) = next else {
                 continue;
             };
-            let (place, device, issued) = ended.map_err(|panic| Stop::Later(panic.to_string()))?;
+            let (index, device, issued) = ended.map_err(|panic| Stop::Later(panic.to_string()))?;
             match issued {
-                Ok(intent) => outcome.intents[place] = Some(intent),
+                Ok(intent) => outcome.intents[index] = Some(intent),
                 Err(error) => {
                     if let Some(why) = judge(&error, batch.state) {
                         stop = stop.or(Some(why));
                     } else {
-                        let row = chunk.first_row + i32::try_from(place).unwrap_or_default();
+                        let row = chunk.first_row + i32::try_from(index).unwrap_or_default();
                         outcome.failures.push(failure(row, device, &error));
                     }
                 }

@@ -160,11 +160,12 @@ impl BatchBook for PgBatches {
 
     fn release(
         &self,
+        instance: u8,
         id: Uuid,
         number: i32,
         seconds: i32,
     ) -> PortFuture<'_, Result<(), LedgerFault>> {
-        Box::pin(self.done(BatchJob::Release(id, number, seconds)))
+        Box::pin(self.done(BatchJob::Release(instance.into(), id, number, seconds)))
     }
 
     fn complete(

@@ -51,8 +51,8 @@ pub(super) async fn take_in(
     mut parts: mpsc::Receiver<Part>,
 ) -> Result<Created, sqlx::Error> {
     let mut transaction = connection.begin().await?;
-    // A row's judgement may have to wait for the row.
-    sqlx::raw_sql("SET LOCAL idle_in_transaction_session_timeout = '30s'")
+    // A row's judgement may have to wait for the row, and for a processor that stations leave.
+    sqlx::raw_sql("SET LOCAL idle_in_transaction_session_timeout = '2min'")
         .execute(&mut *transaction)
         .await?;
     let id = match &intake {
