@@ -111,7 +111,7 @@ impl IssuanceMetrics {
             seconds: histograms(
                 r,
                 "certfactory_issuance_seconds",
-                "Time spent in each stage of an issuance.",
+                "Time spent in each stage of an issuance; not of a batch's, which waits for the line.",
                 SECONDS,
                 &["stage"],
             )?,
