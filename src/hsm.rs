@@ -1,7 +1,7 @@
 //! The HSM, by PKCS#11: [`Hsm`] implements [`Signer`] with keys that never leave their tokens.
 //!
-//! One operating-system thread a session, warm handles, bounded queues in front: what somebody waits for
-//! goes before what a batch wants. Around them one
+//! One operating-system thread a session, warm handles, two queues in front: what somebody waits
+//! for, in a bounded one, goes before what batches want, who have so many places. Around them one
 //! supervisor a module, which brings everything back without a restart: a lost session, a lost
 //! login, a token that was away, a module that must be finalised. [`error`] is the table of what
 //! helps against what. No key signs before it has proved, by a signature, to be the key of its

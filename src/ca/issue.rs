@@ -416,7 +416,11 @@ impl Ca {
         if let Some(record) = prior.certificate {
             return Ok(record);
         }
-        let patience = deadline.min(Instant::now() + PATIENCE);
+        // Whoever had a batch's row had its chunk, which is this one's now.
+        let patience = match turn {
+            Turn::Line => deadline.min(Instant::now() + PATIENCE),
+            Turn::Batch => Instant::now(),
+        };
         let mut pause = POLL_FIRST;
         while Instant::now() + pause < patience {
             tokio::time::sleep(pause).await;

@@ -12,8 +12,8 @@ use crate::ca::Turn;
 use crate::ca::error::IssueError;
 use crate::ca::replica::Duty;
 
-/// Open intents taken over at a time.
-const TAKE_OVER_MAX: i64 = 64;
+/// Open intents taken over at a time: so many signatures a station may have to wait for.
+const TAKE_OVER_MAX: i64 = 16;
 /// Seconds after which a replica that has not the duty takes over what is still open.
 const LATE_SECONDS: i32 = 5;
 /// Time for one of them.
@@ -44,17 +44,8 @@ impl Ca {
         }
         let outcome = match self.may_still_sign(&intent) {
             Ok(tbs) => {
-                // Nobody waits for it: a station that asks again signs for itself.
                 let deadline = Instant::now() + DEADLINE;
-                let place = self.signer.place(&intent.issuer);
-                let Ok(_place) = tokio::time::timeout_at(deadline.into(), place).await else {
-                    return;
-                };
-                // Meanwhile its maker may have been only slow.
-                if !matches!(self.ledger.outcome(id).await, Ok(None)) {
-                    return;
-                }
-                self.complete(intent, tbs, Turn::Batch, deadline).await
+                self.complete(intent, tbs, Turn::Line, deadline).await
             }
             Err(reason) => {
                 tracing::error!(%id, serial, reason, "an intent can never be signed and is abandoned");

@@ -42,12 +42,12 @@ macro_rules! admit {
         SELECT * FROM UNNEST(
             $1::uuid[], $2::bytea[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::text[],
             $8::bytea[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[],
-            $14::bytea[], $15::timestamptz[], $16::timestamptz[], $17::bytea[]",
+            $14::bytea[], $15::timestamptz[], $16::timestamptz[], $17::bytea[], $19::float8[]",
             $arrays,
             ")
         AS b (intent_id, serial_number, issuer, profile, profile_sha256, principal,
               idempotency_key, request_sha256, work_order, device, slot, subject, thing_name,
-              spki_sha256, not_before, not_after, tbs",
+              spki_sha256, not_before, not_after, tbs, lease_seconds",
             $columns,
             ")
     ), held AS (
@@ -85,7 +85,9 @@ macro_rules! admit {
         WHERE b.intent_id IN (SELECT a.intent_id FROM admitted a)
     ), opened AS (
         INSERT INTO open_intent (intent_id, lease_until)
-        SELECT a.intent_id, statement_timestamp() + make_interval(secs => $19) FROM admitted a
+        SELECT b.intent_id, statement_timestamp() + make_interval(secs => b.lease_seconds)
+        FROM batch b
+        WHERE b.intent_id IN (SELECT a.intent_id FROM admitted a)
     )
     SELECT intent_id FROM admitted"
         )
@@ -175,7 +177,7 @@ const HOLDERS: &str = concat!(
 const OFFERS_MAX: usize = 4;
 
 /// Seconds until an open intent is taken for an orphan. A batch's waits for its signature while others are made;
-/// where its maker is gone, whoever has its chunk next asks for it again.
+/// where its maker is gone, whoever has its chunk next asks for it again, which of a paused batch is nobody.
 const LEASE_SECONDS: f64 = 5.0;
 const BATCH_LEASE_SECONDS: f64 = 120.0;
 
@@ -203,10 +205,9 @@ impl Job for Reserve {
         open.retain(|intent| seen.insert(intent.id));
         let of_batches = jobs.iter().filter(|job| job.turn == Turn::Batch);
         let of_batches: HashSet<Uuid> = of_batches.map(|job| job.intent.id).collect();
-        let class = |intent: &Intent| (Sort::of(intent), of_batches.contains(&intent.id));
         // The same order in every replica keeps two batches from waiting for each other.
         open.sort_by(|a, b| {
-            (class(a), &a.device, &a.slot, a.id).cmp(&(class(b), &b.device, &b.slot, b.id))
+            (Sort::of(a), &a.device, &a.slot, a.id).cmp(&(Sort::of(b), &b.device, &b.slot, b.id))
         });
         let mut stored: HashSet<Uuid> = HashSet::with_capacity(jobs.len());
         let mut refused: HashMap<Uuid, Vec<Prior>> = HashMap::new();
@@ -216,10 +217,11 @@ impl Job for Reserve {
         for _ in 0..OFFERS_MAX {
             let (fit, unfit) = orders.part(&open);
             if jobs.is_empty() {
-                admit(connection, (Sort::Device, false), &[], holder).await?;
+                admit(connection, Sort::Device, &[], &of_batches, holder).await?;
             }
-            for same in fit.chunk_by(|a, b| class(a) == class(b)) {
-                stored.extend(admit(connection, class(same[0]), same, holder).await?);
+            for same in fit.chunk_by(|a, b| Sort::of(a) == Sort::of(b)) {
+                let sort = Sort::of(same[0]);
+                stored.extend(admit(connection, sort, same, &of_batches, holder).await?);
             }
             for intent in fit.iter().filter(|intent| stored.contains(&intent.id)) {
                 orders.count(intent);
@@ -263,11 +265,12 @@ impl Job for Reserve {
     }
 }
 
-/// Stores those that claim nothing taken, all of one sort and of batches or not; returns which.
+/// Stores those that claim nothing taken; returns which.
 async fn admit(
     connection: &mut PgConnection,
-    (sort, of_batches): (Sort, bool),
+    sort: Sort,
     intents: &[&Intent],
+    of_batches: &HashSet<Uuid>,
     holder: Option<Uuid>,
 ) -> Result<HashSet<Uuid>, sqlx::Error> {
     let each =
@@ -279,6 +282,14 @@ async fn admit(
         .iter()
         .map(|i| row::subject_json(&i.subject))
         .collect();
+    let lease = |intent: &&Intent| {
+        if of_batches.contains(&intent.id) {
+            BATCH_LEASE_SECONDS
+        } else {
+            LEASE_SECONDS
+        }
+    };
+    let leases: Vec<f64> = intents.iter().map(lease).collect();
     let mut query = sqlx::query(sort.statement())
         .bind(intents.iter().map(|i| i.id).collect::<Vec<_>>())
         .bind(each(|i| i.serial_number.as_bytes()))
@@ -308,11 +319,7 @@ async fn admit(
         )
         .bind(each(|i| &i.tbs))
         .bind(holder)
-        .bind(if of_batches {
-            BATCH_LEASE_SECONDS
-        } else {
-            LEASE_SECONDS
-        });
+        .bind(leases);
     if sort == Sort::Rework {
         query = query
             .bind(reworks(intents, |rework| rework.supersedes))

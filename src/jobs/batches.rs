@@ -149,33 +149,32 @@ impl BatchRunner {
         self.hold(|held| {
             held.chunks.insert(key);
         });
-        let stop = match self.ca.run_chunk(&batch, &chunk).await {
+        let (id, number) = key;
+        let (released_for, pause) = match self.ca.run_chunk(&batch, &chunk).await {
             Ok(outcome) => {
                 self.complete(key, outcome).await;
-                None
+                (None, Duration::ZERO)
             }
-            Err(stop) => Some(stop),
+            Err(Stop::Later(reason)) => {
+                tracing::warn!(batch = %id, chunk = number, reason, "a chunk waits");
+                self.ca.batches.act(id, BatchAct::Note(reason)).await.ok();
+                (Some(1), RETRY)
+            }
+            Err(Stop::NotBegun) => (Some(0), Duration::ZERO),
+            Err(Stop::Pause(reason)) => {
+                tracing::error!(batch = %id, chunk = number, reason, "a batch is paused");
+                self.ca.batches.act(id, BatchAct::Pause(reason)).await.ok();
+                (Some(1), Duration::ZERO)
+            }
         };
         // Before another may have it: what is held is kept.
         self.hold(|held| {
             held.chunks.remove(&key);
         });
-        let (id, number) = key;
-        match stop {
-            None => {}
-            Some(Stop::Later(reason)) => {
-                tracing::warn!(batch = %id, chunk = number, reason, "a chunk waits");
-                self.ca.batches.act(id, BatchAct::Note(reason)).await.ok();
-                self.release(instance, key, 1).await;
-                tokio::time::sleep(RETRY).await;
-            }
-            Some(Stop::NotBegun) => self.release(instance, key, 0).await,
-            Some(Stop::Pause(reason)) => {
-                tracing::error!(batch = %id, chunk = number, reason, "a batch is paused");
-                self.ca.batches.act(id, BatchAct::Pause(reason)).await.ok();
-                self.release(instance, key, 1).await;
-            }
+        if let Some(seconds) = released_for {
+            self.release(instance, key, seconds).await;
         }
+        tokio::time::sleep(pause).await;
     }
 
     async fn release(&self, instance: u8, (id, number): (Uuid, i32), seconds: i32) {
