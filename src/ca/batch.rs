@@ -27,6 +27,13 @@ use crate::pki::serial::SerialNumber;
 
 /// Rows of a chunk: what one envelope holds, and what is repeated after a crash.
 pub const CHUNK_ROWS: u32 = 1_000;
+/// How much below the rest of the service a batch's threads are: stations go first.
+const NICE: i32 = 10;
+
+/// Puts the calling thread below the rest of the service, where the system lets it.
+pub fn step_back() {
+    let _ = rustix::process::nice(NICE);
+}
 
 /// What was ordered, as it was accepted. Never changes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

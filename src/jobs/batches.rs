@@ -22,6 +22,7 @@ use crate::ca::batch::Chunk;
 use crate::ca::batch::ChunkOutcome;
 use crate::ca::batch::State;
 use crate::ca::batch::run::Stop;
+use crate::ca::batch::step_back;
 use crate::metrics::BatchMetrics;
 use crate::pki::serial::InstanceByte;
 
@@ -35,8 +36,6 @@ const RETRY: Duration = Duration::from_secs(1);
 const KEEP_EVERY: Duration = Duration::from_secs(3);
 /// How often it is looked for keys whose time is up, and for files of batches that are over.
 const TIDY_EVERY: Duration = Duration::from_mins(1);
-/// How much below the rest of the service its threads are.
-const NICE: i32 = 10;
 /// How long the runner may take to come to a rest at shutdown.
 const REST_MAX: Duration = Duration::from_secs(3);
 
@@ -80,10 +79,7 @@ impl BatchRunner {
         std::fs::create_dir_all(&self.directory)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .thread_name("batches")
-            // Without effect where the system does not let a thread step back.
-            .on_thread_start(|| {
-                let _ = rustix::process::nice(NICE);
-            })
+            .on_thread_start(step_back)
             .enable_all()
             .build()?;
         let runner = Arc::new(self);

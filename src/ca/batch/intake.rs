@@ -20,6 +20,7 @@ use crate::ca::batch::Part;
 use crate::ca::batch::list::Row;
 use crate::ca::batch::list::RowFault;
 use crate::ca::batch::list::RowKey;
+use crate::ca::batch::step_back;
 use crate::ca::batch::twins::Twins;
 use crate::ca::order::OrderRefusal;
 use crate::ca::order::WorkOrder;
@@ -34,8 +35,6 @@ use crate::pki::profile::Refusal;
 pub const FAULTS_MAX: usize = 100;
 /// Rows that are read before they are judged together.
 const TOGETHER: usize = 500;
-/// How much below the rest of the service they are judged: stations go first.
-const NICE: i32 = 10;
 
 /// By what the rows are judged.
 pub struct Rules<'a> {
@@ -119,8 +118,7 @@ impl Rules<'_> {
             while rows.len() > 0 {
                 let some: Vec<_> = rows.by_ref().take(share).collect();
                 threads.push(scope.spawn(move || {
-                    // Without effect where the system does not let a thread step back.
-                    let _ = rustix::process::nice(NICE);
+                    step_back();
                     let judged = some.into_iter().map(|row| self.judge(row?));
                     judged.collect::<Vec<_>>()
                 }));
