@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::support::device::Device;
 use crate::support::http::{Curl, Response};
-use crate::support::tls::{Identity, Use};
+use crate::support::tls::{Identity, Use, refusal};
 use crate::support::world::{OwnWorld, World, issued, shared};
 
 const JSON: [(&str, &str); 1] = [("Content-Type", "application/json")];
@@ -626,13 +626,8 @@ fn a_client_certificate_that_ends_is_refused_on_its_open_connection_and_its_resu
             resumed.contains("/problems/station-disabled"),
             "{flag} {resumed}"
         );
-        let ca = own.world.dir.join("tls/ca.pem");
-        let pair = (files.join("c.pem"), files.join("c.key"));
-        let new = Curl::new(&own.world.url, &ca, Some(pair));
-        let said = new
-            .try_send("GET", "/v1/certificates", &[], None)
-            .expect_err("a new connection");
-        assert!(said.contains("alert") || said.contains("reset"), "{said}");
+        let said = refusal(&own.world, &identity);
+        assert!(said.contains("alert certificate expired"), "{said}");
     }
 }
 

@@ -193,6 +193,16 @@ pub fn connect(world: &World, identity: Option<&Identity>) -> Result<SslStream<T
     )
 }
 
+/// Connects as this client, who is to be refused, and gives the service's reason: the alert. It
+/// sends nothing of its own: the reset that follows an alert would answer that in its place.
+pub fn refusal(world: &World, identity: &Identity) -> String {
+    let read = connect(world, Some(identity)).and_then(|mut stream| {
+        let read = stream.read(&mut [0; 1]);
+        read.map_err(|error| error.to_string())
+    });
+    read.expect_err("a refusal")
+}
+
 /// Sends octets as they are and reads until the other side closes or `at_most` passes.
 pub fn exchange(
     mut stream: impl Read + Write,
