@@ -35,7 +35,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How often leases are kept; they last three times as long.
 const KEEP_EVERY: Duration = Duration::from_secs(3);
 /// How often it is looked for keys whose time is up, and for files of batches that are over.
-const TIDY_EVERY: Duration = Duration::from_mins(1);
+const TIDY_EVERY: Duration = Duration::from_secs(10);
 /// How long the runner may take to come to a rest at shutdown.
 const REST_MAX: Duration = Duration::from_secs(3);
 
