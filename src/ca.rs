@@ -33,7 +33,6 @@ pub mod verification;
 use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc, time::Instant};
 
 use chrono::{DateTime, Utc};
-use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
 use crate::pki::{
@@ -62,10 +61,6 @@ pub trait Signer: Send + Sync {
         turn: Turn,
         deadline: Instant,
     ) -> PortFuture<'a, Result<Signature, SignerFault>>;
-
-    /// Waits for one of the places that the batches of this process have in the queue of the issuer's token,
-    /// as many as may wait there. Who holds one is not refused for want of room. `None`: there is no such issuer.
-    fn place<'a>(&'a self, issuer: &'a str) -> PortFuture<'a, Option<Place>>;
 
     /// Signs a report with the one key that signs reports and nothing else; ECDSA with SHA-256.
     ///
@@ -102,10 +97,6 @@ pub enum Turn {
     /// A batch's.
     Batch,
 }
-
-/// A batch's place in a token's queue. Given back when dropped.
-#[derive(Debug)]
-pub struct Place(pub OwnedSemaphorePermit);
 
 /// Why the HSM did not sign. All are the neighbour's fault: 503.
 #[derive(Debug, thiserror::Error)]
@@ -345,6 +336,7 @@ pub trait Ledger: Send + Sync {
         &self,
         intent: Intent,
         certificate: SignedCertificate,
+        turn: Turn,
         deadline: Instant,
     ) -> PortFuture<'_, Result<CertificateRecord, LedgerFault>>;
 

@@ -36,7 +36,6 @@ use std::{
 use secrecy::SecretString;
 use tokio::sync::oneshot;
 
-use crate::ca::Place;
 use crate::ca::PortFuture;
 use crate::ca::Signer;
 use crate::ca::SignerFault;
@@ -202,8 +201,9 @@ impl Hsm {
         turn: Turn,
         deadline: Instant,
     ) -> Result<Vec<u8>, SignerFault> {
-        self.ready(issuer).map_err(SignerFault::Unavailable)?;
         let (token, key) = self.find(issuer)?;
+        let _place = token.place(turn, deadline).await?;
+        self.ready(issuer).map_err(SignerFault::Unavailable)?;
         let (reply, answer) = oneshot::channel();
         token.submit(Job {
             key: Arc::clone(key),
@@ -256,13 +256,6 @@ impl Signer for Hsm {
             self.sign_message(issuer, message, purpose, turn, deadline)
                 .await
                 .map(Signature)
-        })
-    }
-
-    fn place<'a>(&'a self, issuer: &'a str) -> PortFuture<'a, Option<Place>> {
-        Box::pin(async move {
-            let (token, _) = self.issuers.get(issuer)?;
-            token.place().await
         })
     }
 

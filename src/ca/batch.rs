@@ -12,6 +12,8 @@ pub mod pattern;
 pub mod run;
 pub mod twins;
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -27,6 +29,9 @@ use crate::pki::serial::SerialNumber;
 
 /// Rows of a chunk: what one envelope holds, and what is repeated after a crash.
 pub const CHUNK_ROWS: u32 = 1_000;
+/// When one row is given up for this time, since the queues before it are long: those of three chunks wait for an HSM that
+/// signs for the line first. For as long its intent is nobody else's.
+pub const ROW_MAX: Duration = Duration::from_mins(5);
 /// How much below the rest of the service a batch's threads are: stations go first.
 const NICE: i32 = 10;
 

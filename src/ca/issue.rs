@@ -401,7 +401,10 @@ impl Ca {
             IssueError::WrongSignature(intent.issuer.clone())
         })?;
         let at = self.stage(turn, "verify", at);
-        let record = self.ledger.record(intent, certificate, deadline).await?;
+        let record = self
+            .ledger
+            .record(intent, certificate, turn, deadline)
+            .await?;
         self.stage(turn, "record", at);
         Ok(record)
     }

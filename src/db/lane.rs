@@ -1,7 +1,8 @@
-//! A lane: one queue, one task, one connection, one transaction at a time.
+//! A lane: one task, one connection, one transaction at a time, two queues: the rows of batches that somebody ordered
+//! ([`Turn::Batch`]) wait for all others.
 //!
 //! Whatever waits when the connection becomes free is one batch (group commit), gathered for a few
-//! milliseconds while there is more than one station.
+//! milliseconds while there is more than one station, for longer while there is none.
 //! A batch that fails is run again, as the same batch, for those who still wait: that is how an
 //! unknown outcome is settled and how service returns by itself. See [`Job`] for what that asks. A commit
 //! whose wait for a standby did not reach its end is of unknown outcome, too.
@@ -21,6 +22,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::ca::LedgerFault;
+use crate::ca::Turn;
 use crate::db::error::Failure;
 use crate::db::error::describe;
 use crate::db::session::Session;
@@ -28,7 +30,7 @@ use crate::db::vitals::Vitals;
 use crate::metrics::LedgerMetrics;
 use crate::telemetry::database_warnings;
 
-/// Jobs that may wait in one lane: several batches; more could not be done in time.
+/// Jobs that may wait in each queue: several batches; more could not be done in time.
 const QUEUE_DEPTH_MAX: usize = 1024;
 /// An idle lane asks this often whether it still works.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
@@ -36,11 +38,18 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 const SLOW: Duration = Duration::from_secs(2);
 /// A batch that takes this much longer still loses its connection: the server is frozen or gone.
 const STUCK: Duration = Duration::from_secs(3);
-/// A batch that has company waits for more of it until this long after the one before began, so that
-/// what a transaction costs is shared by more rows. A lone station's rows come one at a time and never wait.
+/// A batch that has company waits for more of it until so long after the one before began, so that what a transaction
+/// costs is shared by more rows. A lone station's rows come one at a time and never wait.
 const GATHER: Duration = Duration::from_millis(3);
 /// When nobody has come for so long, all who would come wait for an answer: nothing to gather.
 const LULL: Duration = Duration::from_millis(1);
+/// The same where all rows are of batches that were ordered: nobody waits for one of those.
+const GATHER_ORDERED: Duration = Duration::from_millis(60);
+const LULL_ORDERED: Duration = Duration::from_millis(20);
+/// Most such rows in one transaction: a station that comes waits for it, though for no other.
+const ORDERED_MAX: usize = 128;
+/// Most that go with those of stations, so that their batch does not stand still.
+const ORDERED_BESIDE_MAX: usize = 16;
 /// Longest wait for a new connection.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
 /// First and longest pause between two attempts while the server is down. Well below the five
@@ -66,13 +75,19 @@ pub(super) trait Job: Send + Sync + 'static {
         jobs: &[Arc<Self>],
     ) -> impl Future<Output = Result<Vec<Result<Self::Answer, LedgerFault>>, sqlx::Error>> + Send;
 
+    /// Whose it is: what is of a batch that was ordered waits for the line's, and longer for company.
+    fn turn(&self) -> Turn {
+        Turn::Line
+    }
+
     /// Told when what the run of these jobs committed is where commits have to be.
     fn sure(_jobs: &[Arc<Self>]) {}
 }
 
 /// The callers' end of a lane. Dropping it lets the lane finish what waits and end.
 pub(super) struct Lane<J: Job> {
-    queue: mpsc::Sender<Waiting<J>>,
+    line: mpsc::Sender<Waiting<J>>,
+    ordered: mpsc::Sender<Waiting<J>>,
     vitals: Arc<Vitals>,
 }
 
@@ -89,18 +104,26 @@ impl<J: Job> Lane<J> {
         vitals: Arc<Vitals>,
         metrics: Arc<LedgerMetrics>,
     ) -> Self {
-        let (queue, arrivals) = mpsc::channel(QUEUE_DEPTH_MAX);
+        let (line, from_line) = mpsc::channel(QUEUE_DEPTH_MAX);
+        let (ordered, from_ordered) = mpsc::channel(QUEUE_DEPTH_MAX);
         let committer = Committer {
             session,
-            arrivals,
+            arrivals: Arrivals {
+                line: from_line,
+                ordered: from_ordered,
+            },
             connection: None,
             failures: 0,
-            gathers_until: None,
+            gathers_after: None,
             vitals: Arc::clone(&vitals),
             metrics,
         };
         tokio::spawn(committer.run());
-        Self { queue, vitals }
+        Self {
+            line,
+            ordered,
+            vitals,
+        }
     }
 
     /// Waits for the answer, at most until `deadline`. Fails at once while the lane is known to be
@@ -109,20 +132,22 @@ impl<J: Job> Lane<J> {
         if let Some(reason) = self.vitals.lane(J::LANE) {
             return Err(LedgerFault::Unavailable(reason));
         }
+        let queue = match job.turn() {
+            Turn::Line => &self.line,
+            Turn::Batch => &self.ordered,
+        };
         let (answer, answered) = oneshot::channel();
         let waiting = Waiting {
             job: Arc::new(job),
             deadline,
             answer,
         };
-        self.queue
-            .try_send(waiting)
-            .map_err(|refused| match refused {
-                mpsc::error::TrySendError::Full(_) => LedgerFault::Overloaded,
-                mpsc::error::TrySendError::Closed(_) => {
-                    LedgerFault::Unavailable("the ledger has stopped".to_owned())
-                }
-            })?;
+        queue.try_send(waiting).map_err(|refused| match refused {
+            mpsc::error::TrySendError::Full(_) => LedgerFault::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => {
+                LedgerFault::Unavailable("the ledger has stopped".to_owned())
+            }
+        })?;
         match tokio::time::timeout_at(deadline.into(), answered).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) | Err(_) => Err(LedgerFault::Deadline),
@@ -130,15 +155,33 @@ impl<J: Job> Lane<J> {
     }
 }
 
+/// What waits: the line's goes first, then what is of batches that were ordered.
+struct Arrivals<J: Job> {
+    line: mpsc::Receiver<Waiting<J>>,
+    ordered: mpsc::Receiver<Waiting<J>>,
+}
+
+impl<J: Job> Arrivals<J> {
+    /// `None` when nobody is left who could send one. Dropping the future loses none.
+    async fn next(&mut self, ordered_too: bool) -> Option<Waiting<J>> {
+        tokio::select! {
+            biased;
+            Some(waiting) = self.line.recv() => Some(waiting),
+            Some(waiting) = self.ordered.recv(), if ordered_too => Some(waiting),
+            else => None,
+        }
+    }
+}
+
 /// The lane's own end: it alone owns the connection.
 struct Committer<J: Job> {
     session: Session,
-    arrivals: mpsc::Receiver<Waiting<J>>,
+    arrivals: Arrivals<J>,
     connection: Option<PgConnection>,
     /// Failures of the server since it last worked.
     failures: u32,
-    /// Until when the next batch gathers, since the last one had more than one row.
-    gathers_until: Option<Instant>,
+    /// When the last batch began, if it had more than one row: the next one gathers.
+    gathers_after: Option<Instant>,
     vitals: Arc<Vitals>,
     metrics: Arc<LedgerMetrics>,
 }
@@ -163,29 +206,41 @@ impl<J: Job> Committer<J> {
             0 => PROBE_INTERVAL,
             failures => backoff(failures),
         };
-        let mut batch = Vec::new();
-        match timeout(idle, self.arrivals.recv_many(&mut batch, J::BATCH_MAX)).await {
-            Ok(0) => return None,
-            Ok(_) => self.gather(&mut batch).await,
-            Err(_) => {}
+        match timeout(idle, self.arrivals.next(true)).await {
+            Ok(None) => None,
+            Ok(Some(first)) => Some(self.gather(first).await),
+            Err(_) => Some(Vec::new()),
         }
-        Some(batch)
     }
 
-    /// Lets a batch grow until [`GATHER`] after the start of the one before, or until nobody has
+    /// Lets a batch grow until so long after the start of the one before, or until nobody has
     /// come for a while: those who wait for an answer do not ask again before they have it.
-    async fn gather(&mut self, batch: &mut Vec<Waiting<J>>) {
-        let until = self.gathers_until.filter(|until| *until > Instant::now());
-        if let Some(until) = until {
-            while batch.len() < J::BATCH_MAX {
-                let lull = until.min(Instant::now() + LULL);
-                match tokio::time::timeout_at(lull.into(), self.arrivals.recv()).await {
-                    Ok(Some(waiting)) => batch.push(waiting),
-                    Ok(None) | Err(_) => break,
-                }
+    async fn gather(&mut self, first: Waiting<J>) -> Vec<Waiting<J>> {
+        let mut line = usize::from(first.job.turn() == Turn::Line);
+        let mut batch = vec![first];
+        loop {
+            let (gather, lull, ordered_max) = if line > 0 {
+                (GATHER, LULL, ORDERED_BESIDE_MAX)
+            } else {
+                (GATHER_ORDERED, LULL_ORDERED, ORDERED_MAX)
+            };
+            let ordered = batch.len() - line;
+            if batch.len() >= J::BATCH_MAX || (line == 0 && ordered >= ordered_max) {
+                break;
             }
+            let now = Instant::now();
+            let until = self
+                .gathers_after
+                .map_or(now, |before| (before + gather).min(now + lull));
+            let next = self.arrivals.next(ordered < ordered_max);
+            let Ok(Some(next)) = tokio::time::timeout_at(until.into(), next).await else {
+                break;
+            };
+            line += usize::from(next.job.turn() == Turn::Line);
+            batch.push(next);
         }
-        self.gathers_until = (batch.len() > 1).then(|| Instant::now() + GATHER);
+        self.gathers_after = (batch.len() > 1).then(Instant::now);
+        batch
     }
 
     /// Runs a batch until each of its callers has an answer or has gone.

@@ -427,11 +427,13 @@ impl Ledger for PgLedger {
         &self,
         intent: Intent,
         certificate: SignedCertificate,
+        turn: Turn,
         deadline: Instant,
     ) -> PortFuture<'_, Result<CertificateRecord, LedgerFault>> {
         let job = Record {
             intent,
             certificate,
+            turn,
             fresh: Arc::clone(&self.fresh),
         };
         Box::pin(self.outcomes.submit(job, deadline))

@@ -16,6 +16,7 @@ use crate::ca::CertificateRecord;
 use crate::ca::Intent;
 use crate::ca::LedgerFault;
 use crate::ca::Status;
+use crate::ca::Turn;
 use crate::ca::log;
 use crate::ca::log::fresh::FreshEntries;
 use crate::db::lane::Job;
@@ -42,6 +43,8 @@ const WINNERS: &str = concat!(
 pub(super) struct Record {
     pub(super) intent: Intent,
     pub(super) certificate: SignedCertificate,
+    /// Whose it is.
+    pub(super) turn: Turn,
     /// Takes its entry, and those before it.
     pub(super) fresh: Arc<FreshEntries>,
 }
@@ -50,6 +53,10 @@ impl Job for Record {
     type Answer = CertificateRecord;
     const LANE: &'static str = "outcomes";
     const BATCH_MAX: usize = 256;
+
+    fn turn(&self) -> Turn {
+        self.turn
+    }
 
     async fn run(
         connection: &mut PgConnection,

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sqlx::PgConnection;
 use sqlx::Row;
@@ -16,6 +17,7 @@ use crate::ca::Prior;
 use crate::ca::Reservation;
 use crate::ca::Rework;
 use crate::ca::Turn;
+use crate::ca::batch::ROW_MAX;
 use crate::ca::order::OrderRefusal;
 use crate::db::lane::Job;
 use crate::db::orders::Locked;
@@ -176,10 +178,9 @@ const HOLDERS: &str = concat!(
 /// has room after all because a row before it was none.
 const OFFERS_MAX: usize = 4;
 
-/// Seconds until an open intent is taken for an orphan. A batch's waits for its signature while others are made;
+/// When an open intent is taken for an orphan. A batch's, after [`ROW_MAX`]: it waits for its signature while others are made;
 /// where its maker is gone, whoever has its chunk next asks for it again, which of a paused batch is nobody.
-const LEASE_SECONDS: f64 = 5.0;
-const BATCH_LEASE_SECONDS: f64 = 120.0;
+const LEASE: Duration = Duration::from_secs(5);
 
 /// One intent to store.
 pub(super) struct Reserve {
@@ -195,6 +196,10 @@ impl Job for Reserve {
     type Answer = Reservation;
     const LANE: &'static str = "reservations";
     const BATCH_MAX: usize = 256;
+
+    fn turn(&self) -> Turn {
+        self.turn
+    }
 
     async fn run(
         connection: &mut PgConnection,
@@ -284,9 +289,9 @@ async fn admit(
         .collect();
     let lease = |intent: &&Intent| {
         if of_batches.contains(&intent.id) {
-            BATCH_LEASE_SECONDS
+            ROW_MAX.as_secs_f64()
         } else {
-            LEASE_SECONDS
+            LEASE.as_secs_f64()
         }
     };
     let leases: Vec<f64> = intents.iter().map(lease).collect();

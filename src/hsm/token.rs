@@ -16,8 +16,8 @@ use cryptoki::{
     slot::Slot,
 };
 use tokio::sync::Semaphore;
+use tokio::sync::SemaphorePermit;
 
-use crate::ca::Place;
 use crate::ca::SignerFault;
 use crate::ca::Turn;
 use crate::hsm::TokenConfig;
@@ -49,7 +49,7 @@ pub(crate) struct Token {
     line: Queue,
     /// Has no bound of its own: who puts a job there holds one of the places.
     batches: Queue,
-    places: Arc<Semaphore>,
+    places: Semaphore,
     report: Mutex<Option<Report>>,
     wake_supervisor: Sender<()>,
     /// One a worker: milliseconds after `born` when its present call began, plus one; 0 outside calls.
@@ -131,7 +131,7 @@ impl Token {
             turned: Condvar::new(),
             line: crossbeam_channel::bounded(room),
             batches: crossbeam_channel::unbounded(),
-            places: Arc::new(Semaphore::new(room)),
+            places: Semaphore::new(room),
             report: Mutex::new(None),
             wake_supervisor,
             calls: (0..config.sessions.max(1))
@@ -169,10 +169,19 @@ impl Token {
         })
     }
 
-    /// A place for a job of a batch, when there is one.
-    pub(crate) async fn place(&self) -> Option<Place> {
-        let places = Arc::clone(&self.places);
-        places.acquire_owned().await.ok().map(Place)
+    /// A job of a batch waits here until one of so many places is free; the line's is taken or refused.
+    pub(crate) async fn place(
+        &self,
+        turn: Turn,
+        deadline: Instant,
+    ) -> Result<Option<SemaphorePermit<'_>>, SignerFault> {
+        match turn {
+            Turn::Line => Ok(None),
+            Turn::Batch => {
+                let free = tokio::time::timeout_at(deadline.into(), self.places.acquire()).await;
+                Ok(free.map_err(|_| SignerFault::Deadline)?.ok())
+            }
+        }
     }
 
     fn queue(&self, turn: Turn) -> &Queue {

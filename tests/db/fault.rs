@@ -127,7 +127,12 @@ async fn a_frozen_server_is_noticed_and_its_thaw_too() {
     let start = Instant::now();
     let certificate = sign(&wanted);
     let late = ledger
-        .record(wanted.clone(), certificate, start + Duration::from_secs(1))
+        .record(
+            wanted.clone(),
+            certificate,
+            Turn::Line,
+            start + Duration::from_secs(1),
+        )
         .await;
     assert!(matches!(late, Err(LedgerFault::Deadline)), "{late:?}");
     assert!(
@@ -145,7 +150,12 @@ async fn a_frozen_server_is_noticed_and_its_thaw_too() {
 
     // Whether the late one was recorded or not: there is one certificate, and this is it.
     let record = ledger
-        .record(wanted.clone(), sign(&wanted), crate::fixture::soon())
+        .record(
+            wanted.clone(),
+            sign(&wanted),
+            Turn::Line,
+            crate::fixture::soon(),
+        )
         .await
         .unwrap();
     assert_eq!(record.log_index, 0);
@@ -303,7 +313,10 @@ async fn station(ledger: Arc<PgLedger>, stop: Arc<AtomicBool>) -> Vec<Certificat
             }
         }
         let deadline = Instant::now() + Duration::from_secs(2);
-        if let Ok(record) = ledger.record(wanted.clone(), sign(&wanted), deadline).await {
+        if let Ok(record) = ledger
+            .record(wanted.clone(), sign(&wanted), Turn::Line, deadline)
+            .await
+        {
             answered.push(record);
         }
     }
@@ -350,7 +363,9 @@ async fn record_now(ledger: &PgLedger) -> Result<CertificateRecord, LedgerFault>
     let wanted = intent();
     let certificate = sign(&wanted);
     let deadline = Instant::now() + Duration::from_millis(100);
-    ledger.record(wanted, certificate, deadline).await
+    ledger
+        .record(wanted, certificate, Turn::Line, deadline)
+        .await
 }
 
 async fn terminate(database: &Database<'_>) {

@@ -202,7 +202,7 @@ pub async fn issue(ledger: &PgLedger, intent: &Intent) -> certfactory::ca::Certi
         .unwrap();
     assert!(matches!(reserved, Reservation::Reserved), "{reserved:?}");
     ledger
-        .record(intent.clone(), sign(intent), soon())
+        .record(intent.clone(), sign(intent), Turn::Line, soon())
         .await
         .unwrap()
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use certfactory::ca::Claim;
 use certfactory::ca::Intent;
@@ -11,6 +12,7 @@ use certfactory::ca::Outcome;
 use certfactory::ca::Prior;
 use certfactory::ca::Reservation;
 use certfactory::ca::Turn;
+use certfactory::ca::batch::ROW_MAX;
 use openssl::sha::sha256;
 
 use crate::fixture::intent;
@@ -41,7 +43,7 @@ async fn what_was_recorded_is_what_is_read_back() {
     let certificate = sign(&wanted);
     let (der, fingerprint) = (certificate.as_der().to_vec(), *certificate.sha256());
     let record = ledger
-        .record(wanted.clone(), certificate, soon())
+        .record(wanted.clone(), certificate, Turn::Line, soon())
         .await
         .unwrap();
     assert_eq!(
@@ -197,7 +199,7 @@ async fn the_first_certificate_recorded_for_an_intent_wins() {
     let wanted = intent();
     let first = issue(&ledgers[0], &wanted).await;
     let second = ledgers[1]
-        .record(wanted.clone(), sign(&wanted), soon())
+        .record(wanted.clone(), sign(&wanted), Turn::Line, soon())
         .await
         .unwrap();
     assert_eq!(format!("{second:?}"), format!("{first:?}"));
@@ -208,7 +210,7 @@ async fn the_first_certificate_recorded_for_an_intent_wins() {
         .reserve(wanted.clone(), Turn::Line, soon())
         .await
         .unwrap();
-    let record = |n: usize| ledgers[n].record(wanted.clone(), sign(&wanted), soon());
+    let record = |n: usize| ledgers[n].record(wanted.clone(), sign(&wanted), Turn::Line, soon());
     let (a, b, c) = tokio::join!(record(0), record(1), record(0));
     let all: BTreeSet<_> = [a, b, c].into_iter().map(|r| r.unwrap().der).collect();
     assert_eq!(all.len(), 1);
@@ -233,7 +235,7 @@ async fn the_log_has_no_gap_whatever_fails_meanwhile() {
                 .await
                 .unwrap();
             ledger
-                .record(wanted.clone(), sign(&wanted), soon())
+                .record(wanted.clone(), sign(&wanted), Turn::Line, soon())
                 .await
                 .is_ok()
         }));
@@ -309,7 +311,9 @@ async fn a_certificate_without_an_intent_is_not_recorded() {
     let ledger = ledger(&database).await;
     let never_reserved = intent();
     let certificate = sign(&never_reserved);
-    let refused = ledger.record(never_reserved, certificate, soon()).await;
+    let refused = ledger
+        .record(never_reserved, certificate, Turn::Line, soon())
+        .await;
     assert!(
         matches!(refused, Err(LedgerFault::Unavailable(_))),
         "{refused:?}"
@@ -328,7 +332,8 @@ async fn an_intent_left_behind_is_taken_over_once_its_lease_has_run_out() {
             .await
             .unwrap();
     }
-    let waits = ledgers[0].reserve(intent(), Turn::Batch, soon());
+    let of_a_batch = intent();
+    let waits = ledgers[0].reserve(of_a_batch.clone(), Turn::Batch, soon());
     assert!(matches!(waits.await.unwrap(), Reservation::Reserved));
     assert!(
         ledgers[1].take_over(100, 0).await.unwrap().is_empty(),
@@ -338,7 +343,6 @@ async fn an_intent_left_behind_is_taken_over_once_its_lease_has_run_out() {
     database
         .execute("UPDATE open_intent SET lease_until = lease_until - interval '10 s'")
         .await;
-    // A batch's waits for its turn.
     let (a, b) = tokio::join!(ledgers[0].take_over(20, 0), ledgers[1].take_over(20, 0));
     let mut taken: Vec<_> = a.unwrap().into_iter().chain(b.unwrap()).collect();
     taken.extend(ledgers[1].take_over(100, 0).await.unwrap());
@@ -349,6 +353,66 @@ async fn an_intent_left_behind_is_taken_over_once_its_lease_has_run_out() {
         format!("{left:?}"),
         "each once, with all it needs"
     );
+
+    // A batch's waits for its turn as long as the row itself may.
+    let later = async |seconds: u64| {
+        let sql =
+            format!("UPDATE open_intent SET lease_until = lease_until - interval '{seconds} s'");
+        database.execute(&sql).await;
+        let taken = ledgers[1].take_over(100, 0).await.unwrap();
+        taken
+            .iter()
+            .any(|intent| intent.device == of_a_batch.device)
+    };
+    assert!(!later(ROW_MAX.as_secs() - 60).await);
+    assert!(later(60).await);
+}
+
+#[tokio::test]
+async fn a_stations_row_goes_before_those_of_a_batch_and_takes_a_few_along() {
+    let database = Postgres::shared().database().await;
+    let ledger = ledger(&database).await;
+    let mut other = database.connect("postgres").await;
+    sqlx::raw_sql("BEGIN; LOCK TABLE claim IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut other)
+        .await
+        .unwrap();
+    let mut waiting = Vec::new();
+    let mut send = |count: usize, turn: Turn| {
+        for _ in 0..count {
+            let (ledger, intent) = (Arc::clone(&ledger), intent());
+            waiting.push(tokio::spawn(async move {
+                let device = intent.device.clone();
+                let reserved = ledger.reserve(intent, turn, soon()).await;
+                assert!(
+                    matches!(reserved, Ok(Reservation::Reserved)),
+                    "{reserved:?}"
+                );
+                device
+            }));
+        }
+    };
+    send(1, Turn::Batch);
+    let stands = "SELECT count(*) FROM pg_locks WHERE NOT granted AND database =
+        (SELECT oid FROM pg_database WHERE datname = current_database())";
+    while database.number(stands).await == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    send(300, Turn::Batch);
+    // Until all of those are in their queue, and so is this one.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    send(1, Turn::Line);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
+    let mut station = String::new();
+    for task in waiting {
+        station = task.await.unwrap();
+    }
+    let with_it_or_before = format!(
+        "SELECT count(*) FROM claim c JOIN claim s ON s.device = '{station}'
+         WHERE c.xmin::text::bigint <= s.xmin::text::bigint"
+    );
+    assert_eq!(database.number(&with_it_or_before).await, 1 + 16 + 1);
 }
 
 #[tokio::test]
@@ -371,7 +435,7 @@ async fn an_abandoned_intent_frees_its_claims_and_burns_its_serial() {
     let outcome = ledger.outcome(given_up.id).await.unwrap();
     assert!(matches!(outcome, Some(Outcome::Abandoned)), "{outcome:?}");
     let late = ledger
-        .record(given_up.clone(), sign(&given_up), soon())
+        .record(given_up.clone(), sign(&given_up), Turn::Line, soon())
         .await;
     assert!(matches!(late, Err(LedgerFault::Unavailable(_))), "{late:?}");
 

@@ -64,7 +64,7 @@ async fn certificates_and_notes_of_two_replicas_are_one_gapless_log_in_the_order
                 .await
                 .unwrap();
             let record = ledger
-                .record(wanted.clone(), sign(&wanted), soon())
+                .record(wanted.clone(), sign(&wanted), Turn::Line, soon())
                 .await
                 .unwrap();
             let kind = NoteKind::Refused;
@@ -131,7 +131,9 @@ async fn a_follower_is_told_what_others_appended_before_its_own_entries() {
         .unwrap();
     for ledger in [&other, &own] {
         let certificate = sign(&wanted);
-        let record = ledger.record(wanted.clone(), certificate, soon()).await;
+        let record = ledger
+            .record(wanted.clone(), certificate, Turn::Line, soon())
+            .await;
         assert_eq!(record.unwrap().log_index, 5);
     }
     assert_eq!(fresh.take(5, 10), log.leaves(5, 10).await.unwrap());
@@ -192,11 +194,11 @@ async fn a_certificate_that_is_recorded_twice_has_one_entry() {
         .await
         .unwrap();
     let first = ledger
-        .record(wanted.clone(), sign(&wanted), soon())
+        .record(wanted.clone(), sign(&wanted), Turn::Line, soon())
         .await
         .unwrap();
     let second = ledger
-        .record(wanted.clone(), sign(&wanted), soon())
+        .record(wanted.clone(), sign(&wanted), Turn::Line, soon())
         .await
         .unwrap();
     assert_eq!((first.log_index, first.der), (second.log_index, second.der));

@@ -10,7 +10,6 @@ use uuid::Uuid;
 
 use crate::ca::Ca;
 use crate::ca::KeyOrigin;
-use crate::ca::Place;
 use crate::ca::Principal;
 use crate::ca::Role;
 use crate::ca::batch::Attributes;
@@ -18,6 +17,7 @@ use crate::ca::batch::Batch;
 use crate::ca::batch::Chunk;
 use crate::ca::batch::ChunkOutcome;
 use crate::ca::batch::KeyOrder;
+use crate::ca::batch::ROW_MAX;
 use crate::ca::batch::RowFailure;
 use crate::ca::batch::State;
 use crate::ca::device_key;
@@ -31,10 +31,8 @@ use crate::pki::envelope::Recipient;
 use crate::pki::key_policy::SubjectPublicKeyInfo;
 use crate::pki::serial::SerialNumber;
 
-/// When one row is given up for this time, counted from its place in the HSM's queue: the queues before it are long.
-const DEADLINE: Duration = Duration::from_mins(2);
 /// Rows of a chunk on their way at once, and the same while the line is at work. A replica works on
-/// a few chunks; together they have no more rows on their way than the HSM's queue holds.
+/// a few chunks: enough for large transactions of the ledger.
 const WIDTH: usize = 256;
 const WIDTH_BESIDE_THE_LINE: usize = 1;
 /// How often it is looked whether the line is still at work.
@@ -80,24 +78,20 @@ impl Ca {
         let mut stop = None;
         loop {
             while stop.is_none() && running.len() < self.width() {
-                let Some((index, ((subject, device), spki))) = waiting.next() else {
+                let Some((index, ((subject, device), public_key))) = waiting.next() else {
                     break;
                 };
-                let public_key = SubjectPublicKeyInfo::from_der(&spki)
-                    .map_err(|fault| Stop::Pause(format!("a stored key: {fault}")))?;
-                let signing_place = self.signing_place(&batch.definition.profile).await;
                 let request = IssueRequest {
                     profile: batch.definition.profile.clone(),
                     key: DeviceKey::Vetted(public_key, origin),
                     subject: Some(subject),
                     order: batch.definition.order.clone(),
                     idempotency_key: None,
-                    deadline: Instant::now() + DEADLINE,
+                    deadline: Instant::now() + ROW_MAX,
                 };
                 let (ca, principal) = (Arc::clone(self), Arc::clone(&principal));
                 running.push(tokio::spawn(async move {
                     let issued = ca.issue(&principal, request).await;
-                    drop(signing_place);
                     let issued = issued.map(|issued| issued.record().intent.id);
                     (index, device, issued)
                 }));
@@ -124,13 +118,6 @@ impl Ca {
         }
         outcome.failures.sort_by_key(|failure| failure.row);
         stop.map_or(Ok(outcome), Err)
-    }
-
-    /// `None` where there is no profile or issuer: the spine will say so.
-    async fn signing_place(&self, profile: &str) -> Option<Place> {
-        let profile = self.profiles.get(profile)?;
-        let issuer = profile.issuer_at(self.clock.now());
-        self.signer.place(issuer).await
     }
 
     /// Subject and device identity of each row.
@@ -164,25 +151,31 @@ impl Ca {
         batch: &Batch,
         chunk: &Chunk,
         rows: &[(Attributes, String)],
-    ) -> Result<Vec<Vec<u8>>, Stop> {
+    ) -> Result<Vec<SubjectPublicKeyInfo>, Stop> {
         if chunk.begun {
-            return Ok(chunk.public_keys.clone());
+            return stored(&chunk.public_keys);
         }
-        let (public_keys, envelopes) = match &batch.definition.keys {
-            None => (chunk.public_keys.clone(), Vec::new()),
+        let (made, envelopes) = match &batch.definition.keys {
+            None => (stored(&chunk.public_keys)?, Vec::new()),
             Some(order) => {
                 let devices = rows.iter().map(|(_, device)| device.clone()).collect();
                 let sealed = self.make_keys(order.clone(), devices).await?;
-                let keys = sealed.public_keys.iter().map(|key| key.as_der().to_vec());
-                (keys.collect(), sealed.envelopes)
+                (sealed.public_keys, sealed.envelopes)
             }
         };
+        let offered = made.iter().map(|key| key.as_der().to_vec()).collect();
         let begun = self
             .batches
-            .begin(batch.id, chunk.number, public_keys, envelopes);
+            .begin(batch.id, chunk.number, offered, envelopes);
         let fixed = begun.await;
         let fixed = fixed.map_err(|fault| Stop::Later(fault.to_string()))?;
-        fixed.ok_or(Stop::NotBegun)
+        let fixed = fixed.ok_or(Stop::NotBegun)?;
+        // Another may have fixed its own before.
+        if made.iter().map(SubjectPublicKeyInfo::as_der).eq(&fixed) {
+            Ok(made)
+        } else {
+            stored(&fixed)
+        }
     }
 
     async fn make_keys(&self, order: KeyOrder, devices: Vec<String>) -> Result<SealedKeys, Stop> {
@@ -203,6 +196,14 @@ impl Ca {
             WIDTH
         }
     }
+}
+
+fn stored(public_keys: &[Vec<u8>]) -> Result<Vec<SubjectPublicKeyInfo>, Stop> {
+    let read = public_keys
+        .iter()
+        .map(|spki| SubjectPublicKeyInfo::from_der(spki));
+    read.collect::<Result<_, _>>()
+        .map_err(|fault| Stop::Pause(format!("a stored key: {fault}")))
 }
 
 /// Whether an error is more than its row's.
