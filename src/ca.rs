@@ -81,6 +81,9 @@ pub trait Signer: Send + Sync {
         deadline: Instant,
     ) -> PortFuture<'a, Result<Signature, SignerFault>>;
 
+    /// How many signatures may wait for the issuer's token, so what it signs in time; at least one.
+    fn queue_depth_max(&self, issuer: &str) -> usize;
+
     /// `Err(reason)` when the named issuer could not sign now. Never blocks.
     fn ready(&self, issuer: &str) -> Result<(), String>;
 

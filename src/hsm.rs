@@ -1,11 +1,11 @@
 //! The HSM, by PKCS#11: [`Hsm`] implements [`Signer`] with keys that never leave their tokens.
 //!
 //! One operating-system thread a session, warm handles, two queues in front: what somebody waits
-//! for, in a bounded one, goes before what batches want, who have so many places. Around them one
-//! supervisor a module, which brings everything back without a restart: a lost session, a lost
-//! login, a token that was away, a module that must be finalised. [`error`] is the table of what
-//! helps against what. No key signs before it has proved, by a signature, to be the key of its
-//! issuer's certificate; it proves that again after every opening of its token.
+//! for, in a bounded one, goes before what batches want. Around them one supervisor a module,
+//! which brings everything back without a restart: a lost session, a lost login, a token that was
+//! away, a module that must be finalised. [`error`] is the table of what helps against what. No
+//! key signs before it has proved, by a signature, to be the key of its issuer's certificate; it
+//! proves that again after every opening of its token.
 //!
 //! What cannot be healed from outside stays outside: a call that hangs inside the module costs its
 //! session until it returns, its callers get [`SignerFault::Deadline`], and later ones are refused
@@ -201,9 +201,8 @@ impl Hsm {
         turn: Turn,
         deadline: Instant,
     ) -> Result<Vec<u8>, SignerFault> {
-        let (token, key) = self.find(issuer)?;
-        let _place = token.place(turn, deadline).await?;
         self.ready(issuer).map_err(SignerFault::Unavailable)?;
+        let (token, key) = self.find(issuer)?;
         let (reply, answer) = oneshot::channel();
         token.submit(Job {
             key: Arc::clone(key),
@@ -289,6 +288,11 @@ impl Signer for Hsm {
             .await
             .map(Signature)
         })
+    }
+
+    fn queue_depth_max(&self, issuer: &str) -> usize {
+        self.find(issuer)
+            .map_or(1, |(token, _)| token.config.queue_depth_max.max(1))
     }
 
     fn ready(&self, issuer: &str) -> Result<(), String> {

@@ -15,8 +15,6 @@ use cryptoki::{
     session::{Session, UserType},
     slot::Slot,
 };
-use tokio::sync::Semaphore;
-use tokio::sync::SemaphorePermit;
 
 use crate::ca::SignerFault;
 use crate::ca::Turn;
@@ -47,9 +45,8 @@ pub(crate) struct Token {
     state: Mutex<State>,
     turned: Condvar,
     line: Queue,
-    /// Has no bound of its own: who puts a job there holds one of the places.
+    /// Has no bound: a chunk has no more rows on their way than the line may have jobs.
     batches: Queue,
-    places: Semaphore,
     report: Mutex<Option<Report>>,
     wake_supervisor: Sender<()>,
     /// One a worker: milliseconds after `born` when its present call began, plus one; 0 outside calls.
@@ -131,7 +128,6 @@ impl Token {
             turned: Condvar::new(),
             line: crossbeam_channel::bounded(room),
             batches: crossbeam_channel::unbounded(),
-            places: Semaphore::new(room),
             report: Mutex::new(None),
             wake_supervisor,
             calls: (0..config.sessions.max(1))
@@ -167,21 +163,6 @@ impl Token {
                 }
             }
         })
-    }
-
-    /// A job of a batch waits here until one of so many places is free; the line's is taken or refused.
-    pub(crate) async fn place(
-        &self,
-        turn: Turn,
-        deadline: Instant,
-    ) -> Result<Option<SemaphorePermit<'_>>, SignerFault> {
-        match turn {
-            Turn::Line => Ok(None),
-            Turn::Batch => {
-                let free = tokio::time::timeout_at(deadline.into(), self.places.acquire()).await;
-                Ok(free.map_err(|_| SignerFault::Deadline)?.ok())
-            }
-        }
     }
 
     fn queue(&self, turn: Turn) -> &Queue {

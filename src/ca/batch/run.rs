@@ -31,8 +31,8 @@ use crate::pki::envelope::Recipient;
 use crate::pki::key_policy::SubjectPublicKeyInfo;
 use crate::pki::serial::SerialNumber;
 
-/// Rows of a chunk on their way at once, and the same while the line is at work. A replica works on
-/// a few chunks: enough for large transactions of the ledger.
+/// Rows of a chunk on their way at once, where its HSM's queue is no shorter, and the same while the line is at work.
+/// A replica works on a few chunks: enough for large transactions of the ledger.
 const WIDTH: usize = 256;
 const WIDTH_BESIDE_THE_LINE: usize = 1;
 /// How often it is looked whether the line is still at work.
@@ -77,7 +77,7 @@ impl Ca {
         };
         let mut stop = None;
         loop {
-            while stop.is_none() && running.len() < self.width() {
+            while stop.is_none() && running.len() < self.width(&batch.definition.profile) {
                 let Some((index, ((subject, device), public_key))) = waiting.next() else {
                     break;
                 };
@@ -189,11 +189,17 @@ impl Ca {
         made.await.map_err(|panic| Stop::Later(panic.to_string()))?
     }
 
-    fn width(&self) -> usize {
+    /// Where there is no profile or issuer, the spine will say so.
+    fn width(&self, profile: &str) -> usize {
+        let alone = || {
+            let profile = self.profiles.get(profile)?;
+            let issuer = profile.issuer_at(self.clock.now());
+            Some(self.signer.queue_depth_max(issuer).min(WIDTH))
+        };
         if self.line.is_busy() {
             WIDTH_BESIDE_THE_LINE
         } else {
-            WIDTH
+            alone().unwrap_or(1)
         }
     }
 }
