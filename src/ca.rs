@@ -92,7 +92,7 @@ pub trait Signer: Send + Sync {
     fn distrust(&self, issuer: &str);
 }
 
-/// Whose signature goes first: a batch's waits for as long as any other does.
+/// Whose signature, and whose row of the ledger, goes first: a batch's waits for all others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
     /// Somebody waits for it.

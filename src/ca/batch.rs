@@ -29,6 +29,11 @@ use crate::pki::serial::SerialNumber;
 
 /// Rows of a chunk: what one envelope holds, and what is repeated after a crash.
 pub const CHUNK_ROWS: u32 = 1_000;
+/// Chunks a replica works on at once: while one's keys are made, or its last rows wait, another one is signed.
+pub const CHUNKS: usize = 3;
+/// Most rows of a chunk on their way at once: enough for large transactions of the ledger. Where the queue of the HSM
+/// is shorter, as many as that holds.
+pub const WIDTH_MAX: usize = 256;
 /// When one row is given up for this time, since the queues before it are long: those of three chunks wait for an HSM that
 /// signs for the line first. For as long its intent is nobody else's.
 pub const ROW_MAX: Duration = Duration::from_mins(5);

@@ -7,6 +7,7 @@
 //! unknown outcome is settled and how service returns by itself. See [`Job`] for what that asks. A commit
 //! whose wait for a standby did not reach its end is of unknown outcome, too.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::hash::BuildHasher;
 use std::hash::Hasher;
@@ -23,6 +24,8 @@ use tokio::time::timeout;
 
 use crate::ca::LedgerFault;
 use crate::ca::Turn;
+use crate::ca::batch::CHUNKS;
+use crate::ca::batch::WIDTH_MAX;
 use crate::db::error::Failure;
 use crate::db::error::describe;
 use crate::db::session::Session;
@@ -32,6 +35,10 @@ use crate::telemetry::database_warnings;
 
 /// Jobs that may wait in each queue: several batches; more could not be done in time.
 const QUEUE_DEPTH_MAX: usize = 1024;
+const _: () = assert!(
+    CHUNKS * WIDTH_MAX <= QUEUE_DEPTH_MAX,
+    "a batch's rows would be refused"
+);
 /// An idle lane asks this often whether it still works.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// A batch that takes longer makes the lane say that it is down, though it may yet succeed.
@@ -46,7 +53,7 @@ const LULL: Duration = Duration::from_millis(1);
 /// The same where all rows are of batches that were ordered: nobody waits for one of those.
 const GATHER_ORDERED: Duration = Duration::from_millis(60);
 const LULL_ORDERED: Duration = Duration::from_millis(20);
-/// Most such rows in one transaction: a station that comes waits for it, though for no other.
+/// Most such rows in one transaction: a station that comes while it runs waits for it.
 const ORDERED_MAX: usize = 128;
 /// Most that go with those of stations, so that their batch does not stand still.
 const ORDERED_BESIDE_MAX: usize = 16;
@@ -111,6 +118,7 @@ impl<J: Job> Lane<J> {
             arrivals: Arrivals {
                 line: from_line,
                 ordered: from_ordered,
+                put_back: VecDeque::new(),
             },
             connection: None,
             failures: 0,
@@ -159,16 +167,65 @@ impl<J: Job> Lane<J> {
 struct Arrivals<J: Job> {
     line: mpsc::Receiver<Waiting<J>>,
     ordered: mpsc::Receiver<Waiting<J>>,
+    /// Those that were taken from their queue and made room for the line's, the oldest first.
+    put_back: VecDeque<Waiting<J>>,
 }
 
 impl<J: Job> Arrivals<J> {
     /// `None` when nobody is left who could send one. Dropping the future loses none.
     async fn next(&mut self, ordered_too: bool) -> Option<Waiting<J>> {
+        if let Some(waiting) = self.at_hand(ordered_too) {
+            return Some(waiting);
+        }
         tokio::select! {
             biased;
             Some(waiting) = self.line.recv() => Some(waiting),
             Some(waiting) = self.ordered.recv(), if ordered_too => Some(waiting),
             else => None,
+        }
+    }
+
+    /// One that comes before `until`, and before nobody has come for as long as `lull`; what is there already, always.
+    async fn next_until(
+        &mut self,
+        until: Option<Instant>,
+        lull: Duration,
+        ordered_too: bool,
+    ) -> Option<Waiting<J>> {
+        let waiting = self.at_hand(ordered_too);
+        let now = Instant::now();
+        // A timer takes a millisecond, however little is left.
+        match until.filter(|until| waiting.is_none() && *until > now) {
+            None => waiting,
+            Some(until) => {
+                let next = self.next(ordered_too);
+                let until = until.min(now + lull).into();
+                tokio::time::timeout_at(until, next).await.ok().flatten()
+            }
+        }
+    }
+
+    fn at_hand(&mut self, ordered_too: bool) -> Option<Waiting<J>> {
+        let waiting = self.line.try_recv().ok();
+        waiting.or_else(|| ordered_too.then(|| self.ordered_at_hand()).flatten())
+    }
+
+    fn ordered_at_hand(&mut self) -> Option<Waiting<J>> {
+        let waiting = self.put_back.pop_front();
+        waiting.or_else(|| self.ordered.try_recv().ok())
+    }
+
+    /// Adds those that may go with the line's, no more than there is room for.
+    fn take_along(&mut self, batch: &mut Vec<Waiting<J>>, room: usize) {
+        let ordered = std::iter::from_fn(|| self.ordered_at_hand());
+        batch.extend(ordered.take(ORDERED_BESIDE_MAX.min(room)));
+    }
+
+    /// Leaves those that may go with the line's.
+    fn put_back(&mut self, batch: &mut Vec<Waiting<J>>) {
+        let most = ORDERED_BESIDE_MAX.min(batch.len());
+        for waiting in batch.drain(most..).rev() {
+            self.put_back.push_front(waiting);
         }
     }
 }
@@ -180,7 +237,7 @@ struct Committer<J: Job> {
     connection: Option<PgConnection>,
     /// Failures of the server since it last worked.
     failures: u32,
-    /// When the last batch began, if it had more than one row: the next one gathers.
+    /// When the last batch began, if it had company: the next one gathers.
     gathers_after: Option<Instant>,
     vitals: Arc<Vitals>,
     metrics: Arc<LedgerMetrics>,
@@ -216,30 +273,35 @@ impl<J: Job> Committer<J> {
     /// Lets a batch grow until so long after the start of the one before, or until nobody has
     /// come for a while: those who wait for an answer do not ask again before they have it.
     async fn gather(&mut self, first: Waiting<J>) -> Vec<Waiting<J>> {
-        let mut line = usize::from(first.job.turn() == Turn::Line);
-        let mut batch = vec![first];
+        let mut of_line = first.job.turn() == Turn::Line;
+        let mut batch = Vec::new();
+        if of_line {
+            self.arrivals.take_along(&mut batch, J::BATCH_MAX - 1);
+        }
+        batch.push(first);
         loop {
-            let (gather, lull, ordered_max) = if line > 0 {
-                (GATHER, LULL, ORDERED_BESIDE_MAX)
+            let (gather, lull, most) = if of_line {
+                (GATHER, LULL, J::BATCH_MAX)
             } else {
-                (GATHER_ORDERED, LULL_ORDERED, ORDERED_MAX)
+                let most = ORDERED_MAX.min(J::BATCH_MAX);
+                (GATHER_ORDERED, LULL_ORDERED, most)
             };
-            let ordered = batch.len() - line;
-            if batch.len() >= J::BATCH_MAX || (line == 0 && ordered >= ordered_max) {
+            if batch.len() >= most {
                 break;
             }
-            let now = Instant::now();
-            let until = self
-                .gathers_after
-                .map_or(now, |before| (before + gather).min(now + lull));
-            let next = self.arrivals.next(ordered < ordered_max);
-            let Ok(Some(next)) = tokio::time::timeout_at(until.into(), next).await else {
+            let until = self.gathers_after.map(|before| before + gather);
+            let Some(next) = self.arrivals.next_until(until, lull, !of_line).await else {
                 break;
             };
-            line += usize::from(next.job.turn() == Turn::Line);
+            if !of_line && next.job.turn() == Turn::Line {
+                of_line = true;
+                self.arrivals.put_back(&mut batch);
+            }
             batch.push(next);
         }
-        self.gathers_after = (batch.len() > 1).then(Instant::now);
+        // Where few rows of batches are on their way, there are no more to gather.
+        let few = if of_line { 1 } else { ORDERED_BESIDE_MAX };
+        self.gathers_after = (batch.len() > few).then(Instant::now);
         batch
     }
 

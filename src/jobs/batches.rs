@@ -18,6 +18,7 @@ use uuid::Uuid;
 use crate::ca::Ca;
 use crate::ca::batch::Batch;
 use crate::ca::batch::BatchAct;
+use crate::ca::batch::CHUNKS;
 use crate::ca::batch::Chunk;
 use crate::ca::batch::ChunkOutcome;
 use crate::ca::batch::State;
@@ -26,8 +27,6 @@ use crate::ca::batch::step_back;
 use crate::metrics::BatchMetrics;
 use crate::pki::serial::InstanceByte;
 
-/// Chunks in work at once: while one's keys are made, or its last rows wait, another one is signed.
-const CHUNKS: usize = 3;
 /// How long nothing is looked for when there was nothing.
 const IDLE: Duration = Duration::from_millis(200);
 /// How long a neighbour that failed is left alone.
@@ -35,7 +34,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How often leases are kept; they last three times as long.
 const KEEP_EVERY: Duration = Duration::from_secs(3);
 /// How often it is looked for keys whose time is up, and for files of batches that are over.
-const TIDY_EVERY: Duration = Duration::from_secs(10);
+const TIDY_EVERY: Duration = Duration::from_mins(1);
 /// How long the runner may take to come to a rest at shutdown.
 const REST_MAX: Duration = Duration::from_secs(3);
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use certfactory::ca::Claim;
@@ -21,6 +22,7 @@ use crate::fixture::ledger;
 use crate::fixture::order;
 use crate::fixture::sign;
 use crate::fixture::soon;
+use crate::postgres::Database;
 use crate::postgres::Postgres;
 
 #[tokio::test]
@@ -368,51 +370,106 @@ async fn an_intent_left_behind_is_taken_over_once_its_lease_has_run_out() {
     assert!(later(60).await);
 }
 
-#[tokio::test]
-async fn a_stations_row_goes_before_those_of_a_batch_and_takes_a_few_along() {
-    let database = Postgres::shared().database().await;
-    let ledger = ledger(&database).await;
+/// Holds the lane up with a row of a batch, has 300 more of them wait, then a station's row, and lets the lane go.
+/// Each row is stored by `store`, which gives its device. The station's.
+async fn a_station_after_a_batch<F>(
+    database: &Database<'_>,
+    (lane, table): (&str, &str),
+    store: impl Fn(Turn) -> F,
+) -> String
+where
+    F: Future<Output = String> + Send + 'static,
+{
     let mut other = database.connect("postgres").await;
-    sqlx::raw_sql("BEGIN; LOCK TABLE claim IN ACCESS EXCLUSIVE MODE")
+    let lock = format!("BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(lock))
         .execute(&mut other)
         .await
         .unwrap();
-    let mut waiting = Vec::new();
-    let mut send = |count: usize, turn: Turn| {
-        for _ in 0..count {
-            let (ledger, intent) = (Arc::clone(&ledger), intent());
-            waiting.push(tokio::spawn(async move {
-                let device = intent.device.clone();
-                let reserved = ledger.reserve(intent, turn, soon()).await;
-                assert!(
-                    matches!(reserved, Ok(Reservation::Reserved)),
-                    "{reserved:?}"
-                );
-                device
-            }));
-        }
-    };
-    send(1, Turn::Batch);
-    let stands = "SELECT count(*) FROM pg_locks WHERE NOT granted AND database =
-        (SELECT oid FROM pg_database WHERE datname = current_database())";
-    while database.number(stands).await == 0 {
+    let mut waiting = vec![tokio::spawn(store(Turn::Batch))];
+    let stands = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+         AND wait_event_type = 'Lock' AND application_name LIKE '%{lane}%'"
+    );
+    while database.number(&stands).await == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    send(300, Turn::Batch);
     // Until all of those are in their queue, and so is this one.
+    waiting.extend((0..300).map(|_| tokio::spawn(store(Turn::Batch))));
     tokio::time::sleep(Duration::from_millis(50)).await;
-    send(1, Turn::Line);
+    waiting.push(tokio::spawn(store(Turn::Line)));
     tokio::time::sleep(Duration::from_millis(50)).await;
     sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
     let mut station = String::new();
     for task in waiting {
         station = task.await.unwrap();
     }
-    let with_it_or_before = format!(
-        "SELECT count(*) FROM claim c JOIN claim s ON s.device = '{station}'
-         WHERE c.xmin::text::bigint <= s.xmin::text::bigint"
-    );
-    assert_eq!(database.number(&with_it_or_before).await, 1 + 16 + 1);
+    station
+}
+
+/// How many rows were stored in the transactions before the station's, in that one, and at most in one after it.
+async fn before_with_after(database: &Database<'_>, table: &str, station: &str) -> [i64; 3] {
+    let number = async |what: &str| {
+        let sql = format!(
+            "SELECT {what} FROM (SELECT xmin::text::bigint AS x, count(*) AS n FROM {table} GROUP BY 1) all_of_them
+             CROSS JOIN (SELECT t.xmin::text::bigint AS x FROM {table} t JOIN claim c USING (intent_id)
+                         WHERE c.device = '{station}') station"
+        );
+        database.number(&sql).await
+    };
+    [
+        number("coalesce(sum(n) FILTER (WHERE all_of_them.x < station.x), 0)::bigint").await,
+        number("coalesce(sum(n) FILTER (WHERE all_of_them.x = station.x), 0)::bigint").await,
+        number("coalesce(max(n) FILTER (WHERE all_of_them.x > station.x), 0)::bigint").await,
+    ]
+}
+
+#[tokio::test]
+async fn a_stations_intent_goes_before_those_of_a_batch_and_takes_a_few_along() {
+    let database = Postgres::shared().database().await;
+    let ledger = ledger(&database).await;
+    let store = |turn| {
+        let (ledger, intent) = (Arc::clone(&ledger), intent());
+        async move {
+            let device = intent.device.clone();
+            let reserved = ledger.reserve(intent, turn, soon()).await;
+            assert!(
+                matches!(reserved, Ok(Reservation::Reserved)),
+                "{reserved:?}"
+            );
+            device
+        }
+    };
+    let station = a_station_after_a_batch(&database, ("reservations", "claim"), store).await;
+    let [before, with, after] = before_with_after(&database, "claim", &station).await;
+    assert!(before <= 1, "{before}");
+    assert_eq!((with, after), (1 + 16, 128));
+}
+
+#[tokio::test]
+async fn a_stations_certificate_goes_before_those_of_a_batch_and_takes_a_few_along() {
+    let database = Postgres::shared().database().await;
+    let ledger = ledger(&database).await;
+    let mut reserved = Vec::new();
+    for _ in 0..302 {
+        let intent = intent();
+        let stored = ledger.reserve(intent.clone(), Turn::Line, soon()).await;
+        assert!(matches!(stored, Ok(Reservation::Reserved)), "{stored:?}");
+        reserved.push((sign(&intent), intent));
+    }
+    let reserved = Mutex::new(reserved);
+    let store = |turn| {
+        let (certificate, intent) = reserved.lock().unwrap().pop().unwrap();
+        let ledger = Arc::clone(&ledger);
+        async move {
+            let recorded = ledger.record(intent, certificate, turn, soon()).await;
+            recorded.unwrap().intent.device
+        }
+    };
+    let station = a_station_after_a_batch(&database, ("outcomes", "outcome"), store).await;
+    let [before, with, after] = before_with_after(&database, "outcome", &station).await;
+    assert!(before <= 1, "{before}");
+    assert_eq!((with, after), (1 + 16, 128));
 }
 
 #[tokio::test]

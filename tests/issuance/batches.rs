@@ -122,7 +122,8 @@ fn a_database_that_goes_and_comes_back_costs_a_batch_nothing() {
     );
 }
 
-/// A token that signs fifty times a second, with room for a second and a half of that: a batch fills it and no more.
+/// A token that signs fifty times a second, with room for a second and a half of that; a batch's three chunks have
+/// three times as much on their way, and no more.
 #[test]
 fn a_batch_fills_a_slow_hsms_queue_without_a_refusal_and_a_station_goes_before_all_of_it() {
     let mut own = OwnWorld::make();
@@ -136,10 +137,9 @@ fn a_batch_fills_a_slow_hsms_queue_without_a_refusal_and_a_station_goes_before_a
     own.wait_ready(Duration::from_secs(15));
     let (world, recipient) = (&own.world, Recipient::new());
     control(&own, "delay_ms=40");
-    let id = world.taken(&order(2_100, &recipient));
+    let id = world.taken(&order(3_000, &recipient));
     let depth = || world.metric("certfactory_hsm_queue_depth");
     let start = Instant::now();
-    // Three chunks, each with as many on their way as the line may have waiting.
     while depth() < 200.0 {
         assert!(start.elapsed() < LONG, "{} wait", depth());
         std::thread::sleep(Duration::from_millis(20));
@@ -159,7 +159,7 @@ fn a_batch_fills_a_slow_hsms_queue_without_a_refusal_and_a_station_goes_before_a
     );
     control(&own, "");
     let done = world.wait_done(&id, LONG);
-    assert_eq!(done["issued"], json!(2_100));
+    assert_eq!(done["issued"], json!(3_000));
     assert!(!done["last_error"].to_string().contains("queue"), "{done}");
 }
 

@@ -20,6 +20,7 @@ use crate::ca::batch::KeyOrder;
 use crate::ca::batch::ROW_MAX;
 use crate::ca::batch::RowFailure;
 use crate::ca::batch::State;
+use crate::ca::batch::WIDTH_MAX;
 use crate::ca::device_key;
 use crate::ca::device_key::SealedKeys;
 use crate::ca::error::IssueError;
@@ -31,9 +32,7 @@ use crate::pki::envelope::Recipient;
 use crate::pki::key_policy::SubjectPublicKeyInfo;
 use crate::pki::serial::SerialNumber;
 
-/// Rows of a chunk on their way at once, where its HSM's queue is no shorter, and the same while the line is at work.
-/// A replica works on a few chunks: enough for large transactions of the ledger.
-const WIDTH: usize = 256;
+/// Rows of a chunk on their way at once while the line is at work.
 const WIDTH_BESIDE_THE_LINE: usize = 1;
 /// How often it is looked whether the line is still at work.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -194,7 +193,7 @@ impl Ca {
         let alone = || {
             let profile = self.profiles.get(profile)?;
             let issuer = profile.issuer_at(self.clock.now());
-            Some(self.signer.queue_depth_max(issuer).min(WIDTH))
+            Some(self.signer.queue_depth_max(issuer).min(WIDTH_MAX))
         };
         if self.line.is_busy() {
             WIDTH_BESIDE_THE_LINE
