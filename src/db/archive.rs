@@ -73,6 +73,12 @@ const ONE_MOMENT_BETWEEN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ON
     SET LOCAL enable_seqscan = off;
     SET LOCAL enable_nestloop = off";
 
+/// The same for an order's certificates of a time. Its index has them in their order, so that a page's are enough; a
+/// planner that takes them for few would look at all of them and sort them.
+const ONE_MOMENT_OF_ORDER: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY;
+    SET LOCAL enable_bitmapscan = off;
+    SET LOCAL enable_sort = off";
+
 /// The newest record's time is the end of an index: no row is read.
 const TIME: &str = "SELECT clock_timestamp(), (SELECT max(recorded_at) FROM outcome)";
 
@@ -330,6 +336,7 @@ async fn page<T>(
     let begin = match between {
         Some(_) => ONE_MOMENT_BETWEEN,
         None if matches::is_by_key(filter) => ONE_MOMENT_BY_KEY,
+        None if matches::is_of_order_and_time(filter) => ONE_MOMENT_OF_ORDER,
         None => ONE_MOMENT,
     };
     let mut moment = connection.begin_with(begin).await?;

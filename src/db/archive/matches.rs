@@ -204,6 +204,14 @@ pub(super) fn is_by_key(filter: &SearchFilter) -> bool {
         || filter.spki.is_some()
 }
 
+/// Whether an order's index and a time's bounds leave what is searched, and no list of few does.
+pub(super) fn is_of_order_and_time(filter: &SearchFilter) -> bool {
+    filter.order.is_some()
+        && (filter.issued_after.is_some() || filter.issued_before.is_some())
+        && filter.status.is_none()
+        && !is_of_few(filter)
+}
+
 /// Whether a condition leaves a few certificates of a device, or those of a batch.
 fn is_of_few(filter: &SearchFilter) -> bool {
     is_by_key(filter)
