@@ -1,8 +1,8 @@
 //! A lane: one task, one connection, one transaction at a time, two queues: the rows of batches that somebody ordered
 //! ([`Turn::Batch`]) wait for all others.
 //!
-//! Whatever waits when the connection becomes free is one batch (group commit), gathered for a few
-//! milliseconds while there is more than one station, for longer while there is none.
+//! What waits when the connection becomes free is one batch (group commit), gathered for a few milliseconds while there
+//! is more than one station, for longer while all of it is of ordered batches and much.
 //! A batch that fails is run again, as the same batch, for those who still wait: that is how an
 //! unknown outcome is settled and how service returns by itself. See [`Job`] for what that asks. A commit
 //! whose wait for a standby did not reach its end is of unknown outcome, too.
@@ -45,8 +45,9 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 const SLOW: Duration = Duration::from_secs(2);
 /// A batch that takes this much longer still loses its connection: the server is frozen or gone.
 const STUCK: Duration = Duration::from_secs(3);
-/// A batch that has company waits for more of it until so long after the one before began, so that what a transaction
-/// costs is shared by more rows. A lone station's rows come one at a time and never wait.
+/// The batch after one that had company waits for more of it until so long after that one began, so that what a
+/// transaction costs is shared by more rows. A lone station's rows come one at a time and never wait; beside an ordered
+/// batch, for a lull at most.
 const GATHER: Duration = Duration::from_millis(3);
 /// When nobody has come for so long, all who would come wait for an answer: nothing to gather.
 const LULL: Duration = Duration::from_millis(1);
@@ -135,7 +136,7 @@ impl<J: Job> Lane<J> {
     }
 
     /// Waits for the answer, at most until `deadline`. Fails at once while the lane is known to be
-    /// down or its queue is full. Dropping the future loses the answer, never the job.
+    /// down or its queue is full. Dropping the future loses the answer, and the job only while that waits.
     pub(super) async fn submit(&self, job: J, deadline: Instant) -> Result<J::Answer, LedgerFault> {
         if let Some(reason) = self.vitals.lane(J::LANE) {
             return Err(LedgerFault::Unavailable(reason));
@@ -256,7 +257,7 @@ impl<J: Job> Committer<J> {
         }
     }
 
-    /// Everything that waits; empty, which is a health check, when nothing came for a while.
+    /// What waits; empty, which is a health check, when nothing came for a while.
     /// `None` when no caller is left.
     async fn next_batch(&mut self) -> Option<Vec<Waiting<J>>> {
         let idle = match self.failures {
@@ -273,14 +274,14 @@ impl<J: Job> Committer<J> {
     /// Lets a batch grow until so long after the start of the one before, or until nobody has
     /// come for a while: those who wait for an answer do not ask again before they have it.
     async fn gather(&mut self, first: Waiting<J>) -> Vec<Waiting<J>> {
-        let mut of_line = first.job.turn() == Turn::Line;
+        let mut of_line = usize::from(first.job.turn() == Turn::Line);
         let mut batch = Vec::new();
-        if of_line {
+        if of_line > 0 {
             self.arrivals.take_along(&mut batch, J::BATCH_MAX - 1);
         }
         batch.push(first);
         loop {
-            let (gather, lull, most) = if of_line {
+            let (gather, lull, most) = if of_line > 0 {
                 (GATHER, LULL, J::BATCH_MAX)
             } else {
                 let most = ORDERED_MAX.min(J::BATCH_MAX);
@@ -290,18 +291,21 @@ impl<J: Job> Committer<J> {
                 break;
             }
             let until = self.gathers_after.map(|before| before + gather);
-            let Some(next) = self.arrivals.next_until(until, lull, !of_line).await else {
+            let ordered_too = of_line == 0;
+            let Some(next) = self.arrivals.next_until(until, lull, ordered_too).await else {
                 break;
             };
-            if !of_line && next.job.turn() == Turn::Line {
-                of_line = true;
-                self.arrivals.put_back(&mut batch);
+            if next.job.turn() == Turn::Line {
+                if of_line == 0 {
+                    self.arrivals.put_back(&mut batch);
+                }
+                of_line += 1;
             }
             batch.push(next);
         }
         // Where few rows of batches are on their way, there are no more to gather.
-        let few = if of_line { 1 } else { ORDERED_BESIDE_MAX };
-        self.gathers_after = (batch.len() > few).then(Instant::now);
+        let company = of_line > 1 || of_line == 0 && batch.len() > ORDERED_BESIDE_MAX;
+        self.gathers_after = company.then(Instant::now);
         batch
     }
 

@@ -15,6 +15,7 @@ use certfactory::ca::Reservation;
 use certfactory::ca::Turn;
 use certfactory::ca::batch::ROW_MAX;
 use openssl::sha::sha256;
+use tokio::task::JoinHandle;
 
 use crate::fixture::intent;
 use crate::fixture::issue;
@@ -444,6 +445,43 @@ async fn a_stations_intent_goes_before_those_of_a_batch_and_takes_a_few_along() 
     let [before, with, after] = before_with_after(&database, "claim", &station).await;
     assert!(before <= 1, "{before}");
     assert_eq!((with, after), (1 + 16, 128));
+}
+
+/// It arrives while rows of a batch are gathered; those that make room for it are stored after it.
+#[tokio::test]
+async fn a_station_ends_the_gathering_of_a_batchs_rows_and_none_of_them_is_lost() {
+    let database = Postgres::shared().database().await;
+    let ledger = ledger(&database).await;
+    let send = |count: usize, turn: Turn| -> Vec<JoinHandle<String>> {
+        let each = (0..count).map(|_| {
+            let (ledger, intent) = (Arc::clone(&ledger), intent());
+            tokio::spawn(async move {
+                let device = intent.device.clone();
+                let reserved = ledger.reserve(intent, turn, soon()).await;
+                assert!(
+                    matches!(reserved, Ok(Reservation::Reserved)),
+                    "{reserved:?}"
+                );
+                device
+            })
+        });
+        each.collect()
+    };
+    for _ in 0..5 {
+        // Many in one transaction: the next one gathers.
+        for task in send(60, Turn::Batch) {
+            task.await.unwrap();
+        }
+        let waiting = send(60, Turn::Batch);
+        tokio::time::sleep(Duration::from_millis(3)).await;
+        let station = send(1, Turn::Line).remove(0).await.unwrap();
+        for task in waiting {
+            task.await.unwrap();
+        }
+        let [_, with, _] = before_with_after(&database, "claim", &station).await;
+        assert!(with <= 1 + 16, "{with} with it");
+    }
+    assert_eq!(database.number("SELECT count(*) FROM claim").await, 5 * 121);
 }
 
 #[tokio::test]

@@ -144,6 +144,7 @@ fn a_batch_fills_a_slow_hsms_queue_without_a_refusal_and_a_station_goes_before_a
         assert!(start.elapsed() < LONG, "{} wait", depth());
         std::thread::sleep(Duration::from_millis(20));
     }
+    std::thread::sleep(Duration::from_secs(1));
     assert!(depth() < 250.0, "{} wait", depth());
     let (station, request) = (
         world.client("station-01"),
@@ -261,7 +262,7 @@ fn no_private_key_of_a_batch_is_in_memory_database_disk_or_log() {
     assert!(needles.in_hexadecimal(&dump) == 0);
 }
 
-/// The scalars, found by their first four octets.
+/// The scalars, found by their first three octets.
 struct Needles {
     all: HashSet<[u8; 32]>,
     beginnings: Vec<bool>,
@@ -302,11 +303,15 @@ fn place(octets: &[u8]) -> usize {
 
 /// How often the needles are in the memory of processes: in what several share, which is most of PostgreSQL's, once.
 fn memory_holds(pids: impl IntoIterator<Item = u32>, needles: &Needles) -> usize {
-    let mut found = 0;
+    let (mut found, mut read) = (0, 0);
     let mut shared = HashSet::new();
     for pid in pids {
-        let memory = File::open(format!("/proc/{pid}/mem")).unwrap();
-        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+        // One of PostgreSQL's may have ended since they were listed.
+        let memory = File::open(format!("/proc/{pid}/mem"));
+        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"));
+        let (Ok(memory), Ok(maps)) = (memory, maps) else {
+            continue;
+        };
         for line in maps.lines() {
             // Addresses, permissions, offset, device, inode.
             let fields: Vec<&str> = line.split_whitespace().collect();
@@ -317,15 +322,17 @@ fn memory_holds(pids: impl IntoIterator<Item = u32>, needles: &Needles) -> usize
             }
             let (start, end) = fields[0].split_once('-').unwrap();
             let at = |text| u64::from_str_radix(text, 16).unwrap();
-            found += range_holds(&memory, at(start)..at(end), needles);
+            let (found_here, read_here) = range_holds(&memory, at(start)..at(end), needles);
+            (found, read) = (found + found_here, read + read_here);
         }
     }
+    assert!(read > 10 << 20, "{read} octets are no process's memory");
     found
 }
 
-/// In pieces that overlap; a page that cannot be read is none of the heap's.
-fn range_holds(memory: &File, mut range: Range<u64>, needles: &Needles) -> usize {
-    let mut found = 0;
+/// How often, and in how many octets. In pieces that overlap; a page that cannot be read is none of the heap's.
+fn range_holds(memory: &File, mut range: Range<u64>, needles: &Needles) -> (usize, usize) {
+    let (mut found, mut read) = (0, 0);
     let mut piece = vec![0; 1 << 20];
     while !range.is_empty() {
         let left = usize::try_from(range.end - range.start).unwrap();
@@ -335,13 +342,14 @@ fn range_holds(memory: &File, mut range: Range<u64>, needles: &Needles) -> usize
             .is_ok()
         {
             found += needles.count(&piece[..length]);
+            read += length;
         }
         if length < piece.len() {
             break;
         }
         range.start += u64::try_from(length - 31).unwrap();
     }
-    found
+    (found, read)
 }
 
 fn walk(directory: &Path, see: &mut impl FnMut(&Path)) {
