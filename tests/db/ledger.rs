@@ -14,6 +14,7 @@ use certfactory::ca::Prior;
 use certfactory::ca::Reservation;
 use certfactory::ca::Turn;
 use certfactory::ca::batch::ROW_MAX;
+use certfactory::db::ledger::PgLedger;
 use openssl::sha::sha256;
 use tokio::task::JoinHandle;
 
@@ -371,6 +372,20 @@ async fn an_intent_left_behind_is_taken_over_once_its_lease_has_run_out() {
     assert!(later(60).await);
 }
 
+/// Reserves for a new device, which it gives.
+fn reserve(ledger: &Arc<PgLedger>, turn: Turn) -> impl Future<Output = String> + Send + 'static {
+    let (ledger, intent) = (Arc::clone(ledger), intent());
+    async move {
+        let device = intent.device.clone();
+        let reserved = ledger.reserve(intent, turn, soon()).await;
+        assert!(
+            matches!(reserved, Ok(Reservation::Reserved)),
+            "{reserved:?}"
+        );
+        device
+    }
+}
+
 /// Holds the lane up with a row of a batch, has 300 more of them wait, then a station's row, and lets the lane go.
 /// Each row is stored by `store`, which gives its device. The station's.
 async fn a_station_after_a_batch<F>(
@@ -429,18 +444,7 @@ async fn before_with_after(database: &Database<'_>, table: &str, station: &str) 
 async fn a_stations_intent_goes_before_those_of_a_batch_and_takes_a_few_along() {
     let database = Postgres::shared().database().await;
     let ledger = ledger(&database).await;
-    let store = |turn| {
-        let (ledger, intent) = (Arc::clone(&ledger), intent());
-        async move {
-            let device = intent.device.clone();
-            let reserved = ledger.reserve(intent, turn, soon()).await;
-            assert!(
-                matches!(reserved, Ok(Reservation::Reserved)),
-                "{reserved:?}"
-            );
-            device
-        }
-    };
+    let store = |turn| reserve(&ledger, turn);
     let station = a_station_after_a_batch(&database, ("reservations", "claim"), store).await;
     let [before, with, after] = before_with_after(&database, "claim", &station).await;
     assert!(before <= 1, "{before}");
@@ -453,18 +457,7 @@ async fn a_station_ends_the_gathering_of_a_batchs_rows_and_none_of_them_is_lost(
     let database = Postgres::shared().database().await;
     let ledger = ledger(&database).await;
     let send = |count: usize, turn: Turn| -> Vec<JoinHandle<String>> {
-        let each = (0..count).map(|_| {
-            let (ledger, intent) = (Arc::clone(&ledger), intent());
-            tokio::spawn(async move {
-                let device = intent.device.clone();
-                let reserved = ledger.reserve(intent, turn, soon()).await;
-                assert!(
-                    matches!(reserved, Ok(Reservation::Reserved)),
-                    "{reserved:?}"
-                );
-                device
-            })
-        });
+        let each = (0..count).map(|_| tokio::spawn(reserve(&ledger, turn)));
         each.collect()
     };
     for _ in 0..5 {
