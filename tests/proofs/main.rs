@@ -70,7 +70,9 @@ fn main() {
                 number(2, 12),
             );
         }
-        Some("ledger-search") => large::search(number(1, 50)),
+        Some("ledger-search") => {
+            large::search(number(1, 50), arguments.get(2).map_or("", String::as_str));
+        }
         Some("ledger-export") => large::export(),
         Some("pages-paint") => pages::paint(number(1, 9)),
         Some("pages-viewers") => pages::viewers(number(1, 5), number(2, 20)),
@@ -105,7 +107,7 @@ fn main() {
         Some("idle-connections") => idle::idle(number(1, 10_000)),
         _ => {
             eprintln!(
-                "usage: proofs failover DIRECTORY [KILLS [PAUSE]] | batches-kills [DEVICES [KILLS]] | batches-line [PAIRS [SECONDS]] | batches-list [DEVICES] | batches-full-disk [DEVICES] | handshakes [SECONDS [PER_SECOND_MAX]] | flood [PAIRS [SECONDS [PER_SECOND]]] | idle-connections [COUNT] | kills [COUNT] | ledger-seed COUNT [MONTHS] | ledger-search [COUNT] | ledger-export | log-kills [COUNT] | log-latency [COUNT] | database-outage [SECONDS] | hsm-outage [AWAY_SECONDS FROZEN_SECONDS] | orders [QUANTITY KILLS] | pages-paint [TIMES] | pages-viewers [PAIRS [SECONDS]] | plants [SECONDS [STATIONS]] | replicas-rolling [TIMES] | replicas-scale [ROUNDS [SECONDS]] | crl [ENTRIES SECONDS] | ocsp [SECONDS] | sizing [ROUNDS [SECONDS]] | sizing-measure FILE [SECONDS]"
+                "usage: proofs failover DIRECTORY [KILLS [PAUSE]] | batches-kills [DEVICES [KILLS]] | batches-line [PAIRS [SECONDS]] | batches-list [DEVICES] | batches-full-disk [DEVICES] | handshakes [SECONDS [PER_SECOND_MAX]] | flood [PAIRS [SECONDS [PER_SECOND]]] | idle-connections [COUNT] | kills [COUNT] | ledger-seed COUNT [MONTHS] | ledger-search [COUNT [KIND]] | ledger-export | log-kills [COUNT] | log-latency [COUNT] | database-outage [SECONDS] | hsm-outage [AWAY_SECONDS FROZEN_SECONDS] | orders [QUANTITY KILLS] | pages-paint [TIMES] | pages-viewers [PAIRS [SECONDS]] | plants [SECONDS [STATIONS]] | replicas-rolling [TIMES] | replicas-scale [ROUNDS [SECONDS]] | crl [ENTRIES SECONDS] | ocsp [SECONDS] | sizing [ROUNDS [SECONDS]] | sizing-measure FILE [SECONDS]"
             );
             std::process::exit(2);
         }
