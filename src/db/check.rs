@@ -31,7 +31,7 @@ const STARTUP_MAX: Duration = Duration::from_secs(10);
 /// 2026-01-01: no clock that was ever set is before this program.
 const CLOCK_MIN: DateTime<Utc> = DateTime::from_timestamp_nanos(1_767_225_600_000_000_000);
 /// What the service may insert into, or that is noted by itself, but that the service may never change.
-const FINAL_TABLES: [&str; 20] = [
+const FINAL_TABLES: [&str; 21] = [
     "site",
     "heartbeat",
     "claim",
@@ -40,6 +40,7 @@ const FINAL_TABLES: [&str; 20] = [
     "ended",
     "late_outcome",
     "recording_minute",
+    "profile_issuer",
     "archived_part",
     "intent",
     "outcome",

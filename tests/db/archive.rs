@@ -559,3 +559,52 @@ async fn what_was_recorded_before_minutes_were_noted_their_migrations_note() {
         assert_eq!(page.items.len(), found, "{after:?} {before:?}");
     }
 }
+
+#[tokio::test]
+async fn a_profile_and_an_issuer_that_never_met_are_known_to_have_nothing() {
+    let database = Postgres::shared().database().await;
+    let ledger = ledger(&database).await;
+    let archive = PgArchive::new(&database.service()).unwrap();
+    let pairs = [("lightbulb", "line-ec"), ("workshop", "line-rsa")];
+    for (profile, issuer) in pairs {
+        let mut intent = intent();
+        (intent.profile, intent.issuer) = (profile.to_owned(), issuer.to_owned());
+        issue(&ledger, &intent).await;
+    }
+    let found = async |(profile, issuer): (&str, &str)| {
+        let filter = SearchFilter {
+            profile: Some(profile.to_owned()),
+            issuer: Some(issuer.to_owned()),
+            ..SearchFilter::default()
+        };
+        archive.search(filter, 10, None).await.unwrap().items.len()
+    };
+    let listed = "SELECT count(*) FROM profile_issuer";
+    for _ in 0..2 {
+        assert_eq!(database.number(listed).await, 2);
+        for (profile, issuer) in pairs {
+            assert_eq!(found((profile, issuer)).await, 1, "{profile} {issuer}");
+        }
+        assert_eq!(found(("lightbulb", "line-rsa")).await, 0);
+        assert_eq!(found(("none", "line-rsa")).await, 0);
+        // What was there before the list, its migrations list.
+        database
+            .execute(
+                "DROP TRIGGER profile_issuer ON intent; DROP FUNCTION profile_issuer();
+                 DROP TABLE profile_issuer",
+            )
+            .await;
+        for migration in [
+            include_str!("../../migrations/20261201000000_profile_issuer.sql"),
+            include_str!("../../migrations/20261201000100_profile_issuer_before.sql"),
+        ] {
+            database.execute(migration).await;
+        }
+    }
+    // It is the list that is asked.
+    database
+        .execute("DELETE FROM profile_issuer WHERE profile = 'workshop'")
+        .await;
+    assert_eq!(found(pairs[1]).await, 0);
+    assert_eq!(found(pairs[0]).await, 1);
+}

@@ -61,6 +61,9 @@ const ENDED: &str = "
     SELECT e.kind, e.intent_id, i.work_order, i.profile, i.issuer, i.principal
     FROM life_event e JOIN intent i ON i.intent_id = e.intent_id WHERE e.kind <> 'confirmed'";
 
+/// Pairs of a profile and an issuer, as their migration lists those of before.
+const PAIRS: &str = include_str!("../../../migrations/20261201000100_profile_issuer_before.sql");
+
 /// What it notes of each minute. No trigger did; its migration does, of what was recorded before the first minute that
 /// is noted, which is the end of all time here.
 const MINUTES: [&str; 3] = [
@@ -187,6 +190,7 @@ fn fill(dev: &Dev, count: u64, months: u32) -> (u64, u64) {
             shop.tables.index(connection, table, &indexes).await;
             stretch.end(&format!("indexes of {name}"));
         }
+        run(connection, PAIRS).await;
         let stretch = Stretch::begin(connection).await;
         run(connection, "COMMIT").await;
         // For the planner; and a table with triggers is frozen, but not known to be.
