@@ -23,6 +23,7 @@ use openssl::sign::Verifier;
 use spki::SubjectPublicKeyInfoRef;
 use std::fmt;
 use std::sync::LazyLock;
+use std::sync::OnceLock;
 
 const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
 const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
@@ -183,7 +184,9 @@ pub struct SubjectPublicKeyInfo {
     der: Vec<u8>,
     algorithm: KeyAlgorithm,
     key_identifier: [u8; 20],
-    key: PKey<Public>,
+    /// As OpenSSL has it. An EC key's is made when a signature is verified with it, which for most devices of a batch
+    /// nobody does.
+    key: OnceLock<PKey<Public>>,
 }
 
 impl fmt::Debug for SubjectPublicKeyInfo {
@@ -293,12 +296,22 @@ impl SubjectPublicKeyInfo {
         if parsed.to_der()? != signature {
             return Ok(false);
         }
-        let key = self.key.ec_key()?;
+        let key = self.key()?.ec_key()?;
         match hash {
             Hash::Sha256 => parsed.verify(&sha::sha256(message), &key),
             Hash::Sha384 => parsed.verify(&sha::sha384(message), &key),
             Hash::Sha512 => parsed.verify(&sha::sha512(message), &key),
         }
+    }
+
+    fn key(&self) -> Result<&PKey<Public>, ErrorStack> {
+        if let Some(key) = self.key.get() {
+            return Ok(key);
+        }
+        let group = group(self.algorithm).ok_or_else(ErrorStack::get)?;
+        let point = ec_point(group, self.key_bits())?;
+        let key = PKey::from_ec_key(EcKey::from_public_key(group, &point)?)?;
+        Ok(self.key.get_or_init(|| key))
     }
 
     fn verifies_rsa(
@@ -312,11 +325,11 @@ impl SubjectPublicKeyInfo {
             Hash::Sha384 => MessageDigest::sha384(),
             Hash::Sha512 => MessageDigest::sha512(),
         };
-        Verifier::new(digest, &self.key)?.verify_oneshot(signature, message)
+        Verifier::new(digest, self.key()?)?.verify_oneshot(signature, message)
     }
 }
 
-type Key = (KeyAlgorithm, PKey<Public>);
+type Key = (KeyAlgorithm, OnceLock<PKey<Public>>);
 
 /// RFC 5480: a named curve and an uncompressed point on it.
 fn ec_key(parameters: Option<AnyRef<'_>>, bits: &[u8]) -> Result<Key, KeyFault> {
@@ -329,9 +342,9 @@ fn ec_key(parameters: Option<AnyRef<'_>>, bits: &[u8]) -> Result<Key, KeyFault> 
     let curve: ObjectIdentifier = parameters
         .decode_as()
         .map_err(|_| malformed("the EC key's parameters are not the name of a curve"))?;
-    let (algorithm, group, coordinate_length) = match curve {
-        SECP256R1 => (KeyAlgorithm::P256, P256.as_ref(), 32),
-        SECP384R1 => (KeyAlgorithm::P384, P384.as_ref(), 48),
+    let (algorithm, coordinate_length) = match curve {
+        SECP256R1 => (KeyAlgorithm::P256, 32),
+        SECP384R1 => (KeyAlgorithm::P384, 48),
         other => {
             let detail = format!("EC keys on curve {other} are not certified; use P-256 or P-384");
             return Err(KeyFault::Type(detail));
@@ -348,14 +361,12 @@ fn ec_key(parameters: Option<AnyRef<'_>>, bits: &[u8]) -> Result<Key, KeyFault> 
     if let Some(form) = form {
         return Err(KeyFault::Parameters(format!("the EC public key {form}")));
     }
-    let key = group
-        .ok_or_else(|| malformed("the EC key's curve is not available"))
-        .and_then(|group| {
-            ec_public_key(group, bits).map_err(|_| {
-                KeyFault::Parameters("the EC public key is not a point on its curve".to_owned())
-            })
-        })?;
-    Ok((algorithm, key))
+    let group =
+        group(algorithm).ok_or_else(|| malformed("the EC key's curve is not available"))?;
+    ec_point(group, bits).map_err(|_| {
+        KeyFault::Parameters("the EC public key is not a point on its curve".to_owned())
+    })?;
+    Ok((algorithm, OnceLock::new()))
 }
 
 /// Groups are made once: making one costs more than verifying a signature.
@@ -364,12 +375,19 @@ static P256: LazyLock<Option<EcGroup>> =
 static P384: LazyLock<Option<EcGroup>> =
     LazyLock::new(|| EcGroup::from_curve_name(Nid::SECP384R1).ok());
 
+fn group(algorithm: KeyAlgorithm) -> Option<&'static EcGroup> {
+    match algorithm {
+        KeyAlgorithm::P256 => P256.as_ref(),
+        KeyAlgorithm::P384 => P384.as_ref(),
+        KeyAlgorithm::Rsa2048 | KeyAlgorithm::Rsa3072 | KeyAlgorithm::Rsa4096 => None,
+    }
+}
+
 /// An error when the point is off the curve or a coordinate is not below p, which OpenSSL checks as
 /// it reads the point. Both curves have cofactor 1, so every such point has the right order.
-fn ec_public_key(group: &EcGroup, bits: &[u8]) -> Result<PKey<Public>, ErrorStack> {
+fn ec_point(group: &EcGroup, bits: &[u8]) -> Result<EcPoint, ErrorStack> {
     let mut context = BigNumContext::new()?;
-    let point = EcPoint::from_bytes(group, bits, &mut context)?;
-    PKey::from_ec_key(EcKey::from_public_key(group, &point)?)
+    EcPoint::from_bytes(group, bits, &mut context)
 }
 
 /// RFC 3279 2.3.1: parameters NULL, an `RSAPublicKey` inside.
@@ -377,7 +395,8 @@ fn rsa_key(parameters: Option<AnyRef<'_>>, bits: &[u8]) -> Result<Key, KeyFault>
     if parameters != Some(AnyRef::NULL) {
         return Err(malformed("the RSA key's parameters are not NULL"));
     }
-    rsa::check(bits)
+    let (algorithm, key) = rsa::check(bits)?;
+    Ok((algorithm, OnceLock::from(key)))
 }
 
 fn malformed(detail: &str) -> KeyFault {
