@@ -361,8 +361,7 @@ fn ec_key(parameters: Option<AnyRef<'_>>, bits: &[u8]) -> Result<Key, KeyFault> 
     if let Some(form) = form {
         return Err(KeyFault::Parameters(format!("the EC public key {form}")));
     }
-    let group =
-        group(algorithm).ok_or_else(|| malformed("the EC key's curve is not available"))?;
+    let group = group(algorithm).ok_or_else(|| malformed("the EC key's curve is not available"))?;
     ec_point(group, bits).map_err(|_| {
         KeyFault::Parameters("the EC public key is not a point on its curve".to_owned())
     })?;
