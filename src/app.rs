@@ -6,8 +6,17 @@ mod log;
 pub mod privacy;
 mod reload;
 mod repository;
+mod settings;
 mod sockets;
 pub mod supervision;
+mod upkeep;
+
+pub use settings::database_config;
+pub use settings::owner_config;
+pub use settings::standby_config;
+pub use settings::tls_files;
+pub use settings::token_config;
+pub use settings::token_configs;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -26,7 +35,6 @@ use actix_web::web::ServiceConfig;
 use anyhow::Context;
 use chrono::{DateTime, Utc};
 use prometheus::Registry;
-use secrecy::{ExposeSecret, SecretString};
 
 use crate::app::reload::Reloader;
 use crate::app::sockets::Sockets;
@@ -52,12 +60,6 @@ use crate::ca::station::StationBook;
 use crate::ca::station::StationIssuing;
 use crate::ca::ticket::TicketTrust;
 use crate::config::Config;
-use crate::config::DatabaseSection;
-use crate::config::HsmSection;
-use crate::config::HttpSection;
-use crate::config::IssuerSection;
-use crate::config::decode_hex;
-use crate::config::secret;
 use crate::db;
 use crate::db::measures::PgMeasures;
 use crate::db::replicas::PgReplicas;
@@ -71,7 +73,6 @@ use crate::http::middleware::Around;
 use crate::http::middleware::Flights;
 use crate::http::principal::Principals;
 use crate::http::tls::Tls;
-use crate::http::tls::TlsFiles;
 use crate::jobs::batches::BatchRunner;
 use crate::jobs::batches::Running;
 use crate::jobs::measure::Measuring;
@@ -86,27 +87,9 @@ use crate::metrics::ReplicaMetrics;
 use crate::metrics::StandbyMetrics;
 use crate::metrics::StateMetrics;
 use crate::metrics::TlsMetrics;
-use crate::pki::entry::LOG_KEY_NAME;
 use crate::pki::issuer::Issuer;
-use crate::pki::key_policy::SignatureAlgorithm;
-use crate::pki::report;
 use crate::telemetry::Level;
 
-/// How often the table of principals is read again.
-const PRINCIPALS_EVERY: Duration = Duration::from_millis(500);
-/// How often daily caps are held against the ledger.
-const RECOUNT_EVERY: Duration = Duration::from_secs(10);
-/// How often room is made ahead in the ledger and its log: a partition of the log is full after some
-/// minutes at the highest rate, and four are ahead.
-const MAKE_PARTITIONS_EVERY: Duration = Duration::from_mins(1);
-/// How often open intents are looked for.
-const RECOVER_EVERY: Duration = Duration::from_millis(500);
-/// How often the service's clock is held against the database's.
-const COMPARE_CLOCKS_EVERY: Duration = Duration::from_secs(1);
-/// How often the TLS files are looked at.
-const TLS_FILES_EVERY: Duration = Duration::from_secs(10);
-/// How often people are told of what comes to its end.
-const WARN_EVERY: Duration = Duration::from_hours(24);
 /// How often head office is told that the service runs.
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(1);
 /// Time for requests in flight to be answered at shutdown.
@@ -220,7 +203,7 @@ impl App {
         log.follow(&config, &ca, seen, Arc::new(LogMetrics::new(&registry)?))?;
         let principals = first_principals(&ca).await?;
         let shelf = repository::publish(&config, &database, &ca, &registry).await?;
-        keep(&ca, watch, &principals, &tls);
+        upkeep::begin(&ca, watch, &principals, &tls);
         keep_beating(&config, &database)?;
         measure(&config, &database, &ca, archive, &registry)?;
         let batches = batch_runner(&config, &ca, &registry)?;
@@ -576,21 +559,6 @@ fn keep_beating(config: &Config, database: &db::config::DbConfig) -> anyhow::Res
     Ok(())
 }
 
-/// What goes on as long as the service does.
-fn keep(ca: &Arc<Ca>, watch: Arc<dyn Archive>, principals: &Data<Principals>, tls: &Arc<Tls>) {
-    tokio::spawn(keep_tls_files(ca.clock.clone(), tls.clone()));
-    if ca.replica.part.serves() {
-        tokio::spawn(keep_principals(watch.clone(), principals.clone()));
-        tokio::spawn(keep_recounting(ca.clone()));
-    }
-    if ca.replica.part.works() {
-        tokio::spawn(keep_recovering(ca.clone()));
-        tokio::spawn(keep_making_partitions(ca.clone()));
-    }
-    tokio::spawn(keep_warning(ca.clone()));
-    tokio::spawn(keep_comparing_clocks(ca.clone(), watch));
-}
-
 /// Measures what nobody counts.
 fn measure(
     config: &Config,
@@ -675,254 +643,9 @@ fn serve_operations(
     Ok((address, handle))
 }
 
-async fn keep_principals(watch: Arc<dyn Archive>, principals: Data<Principals>) {
-    loop {
-        tokio::time::sleep(PRINCIPALS_EVERY).await;
-        // While the database is down the last table stands: nobody gains a right by it.
-        if let Ok(table) = watch.principals().await {
-            principals.replace(table);
-        }
-    }
-}
-
-async fn keep_comparing_clocks(ca: Arc<Ca>, watch: Arc<dyn Archive>) {
-    loop {
-        // While the database is down there is nothing to compare with, and nothing is issued.
-        ca.compare_clocks(watch.as_ref()).await.ok();
-        tokio::time::sleep(COMPARE_CLOCKS_EVERY).await;
-    }
-}
-
-async fn keep_recounting(ca: Arc<Ca>) {
-    loop {
-        tokio::time::sleep(RECOUNT_EVERY).await;
-        // While the database is down nothing is issued, either.
-        ca.recount_daily().await.ok();
-    }
-}
-
-async fn keep_making_partitions(ca: Arc<Ca>) {
-    loop {
-        match ca.log_book.make_partitions().await {
-            Ok(0) => {}
-            Ok(count) => tracing::info!(count, "made partitions ahead"),
-            // What has no partition of its own goes to the default one: nothing is refused.
-            Err(fault) => tracing::warn!(%fault, "made no partitions"),
-        }
-        tokio::time::sleep(MAKE_PARTITIONS_EVERY).await;
-    }
-}
-
-async fn keep_tls_files(clock: Arc<dyn Clock>, tls: Arc<Tls>) {
-    loop {
-        tokio::time::sleep(TLS_FILES_EVERY).await;
-        tls.reload(clock.now());
-    }
-}
-
-/// Shows the last second at which each profile issues.
-fn show_last_seconds(ca: &Ca) {
-    let metric = &ca.metrics.profile_last_issue;
-    metric.reset();
-    for (profile, _, last) in ca.last_seconds() {
-        metric.with_label_values(&[&profile]).set(last.timestamp());
-    }
-}
-
-/// Says once a day which profiles come to their end: a new issuer takes its time.
-async fn keep_warning(ca: Arc<Ca>) {
-    show_last_seconds(&ca);
-    loop {
-        for ending in ca.endings(ca.clock.now()) {
-            tracing::warn!(
-                profile = ending.profile,
-                issuer = ending.issuer,
-                last = %ending.last,
-                within_days = ending.within_days,
-                "the profile's certificates would soon outlive its issuer"
-            );
-        }
-        tokio::time::sleep(WARN_EVERY).await;
-    }
-}
-
-async fn keep_recovering(ca: Arc<Ca>) {
-    loop {
-        match ca.recover().await {
-            Ok(count) if count > 0 => tracing::info!(count, "took over open intents"),
-            _ => tokio::time::sleep(RECOVER_EVERY).await,
-        }
-    }
-}
-
 #[cfg(target_os = "linux")]
 fn register_process_metrics(registry: &Registry) -> prometheus::Result<()> {
     registry.register(Box::new(
         prometheus::process_collector::ProcessCollector::for_self(),
     ))
-}
-
-/// The API's TLS files.
-#[must_use]
-pub fn tls_files(config: &Config) -> TlsFiles {
-    files_of(&config.raw.http)
-}
-
-fn files_of(section: &HttpSection) -> TlsFiles {
-    TlsFiles {
-        certificate: section.certificate.clone(),
-        private_key: section.private_key.clone(),
-        client_ca: section.client_ca.clone(),
-    }
-}
-
-/// The ledger's connection settings.
-pub fn database_config(config: &Config) -> anyhow::Result<db::config::DbConfig> {
-    let database = &config.raw.database;
-    service_config(database, config.database_password.as_ref())
-}
-
-fn service_config(
-    database: &DatabaseSection,
-    password: Option<&SecretString>,
-) -> anyhow::Result<db::config::DbConfig> {
-    Ok(db::config::DbConfig {
-        url: database_url(&database.url, password)?,
-        archive_connections_max: database.archive_connections,
-        require_synchronous: database.require_synchronous,
-        seen: Arc::default(),
-    })
-}
-
-/// The standby's connection settings, where there is one.
-pub fn standby_config(config: &Config) -> anyhow::Result<Option<db::config::DbConfig>> {
-    let database = &config.raw.database;
-    let Some(section) = &database.archive else {
-        return Ok(None);
-    };
-    Ok(Some(db::config::DbConfig {
-        url: database_url(&section.url, config.archive_password.as_ref())?,
-        archive_connections_max: database.archive_connections,
-        require_synchronous: false,
-        seen: Arc::default(),
-    }))
-}
-
-/// The connection settings of the schema's owner, who is at `url`: for commands, never for the service.
-pub fn owner_config(database: &DatabaseSection, url: &str) -> anyhow::Result<db::config::DbConfig> {
-    let password = database.owner_password_file.as_deref();
-    let password = password.map(secret).transpose()?;
-    Ok(db::config::DbConfig {
-        url: database_url(url, password.as_ref())?,
-        archive_connections_max: 1,
-        require_synchronous: false,
-        seen: Arc::default(),
-    })
-}
-
-/// A database's address; the password joins it only here.
-fn database_url(url: &str, password: Option<&SecretString>) -> anyhow::Result<SecretString> {
-    match password {
-        None => Ok(SecretString::from(url.to_owned())),
-        Some(password) => with_password(url, password)
-            .context("a password_file needs an address of the form postgres://role@host/database"),
-    }
-}
-
-/// `postgres://role@host/…` with the password, each octet of it percent-encoded.
-fn with_password(url: &str, password: &SecretString) -> Option<SecretString> {
-    let (scheme, rest) = url.split_once("://")?;
-    let (role, place) = rest.split_once('@')?;
-    let encoded: String = password
-        .expose_secret()
-        .bytes()
-        .map(|b| format!("%{b:02X}"))
-        .collect();
-    Some(SecretString::from(format!(
-        "{scheme}://{role}:{encoded}@{place}"
-    )))
-}
-
-/// The tokens, each with the issuer keys it must hold.
-#[must_use]
-pub fn token_configs(config: &Config) -> Vec<hsm::TokenConfig> {
-    let tokens = config.raw.hsm.iter().zip(&config.pins);
-    tokens
-        .map(|(section, pin)| {
-            let issuers = config
-                .raw
-                .issuer
-                .iter()
-                .zip(&config.issuers)
-                .filter(|(issuer, _)| issuer.hsm == section.name);
-            let keys = issuers.flat_map(|(section, issuer)| {
-                let own = hsm::KeyConfig {
-                    issuer: issuer.name.clone(),
-                    label: section.key_label.clone(),
-                    id: section.key_id.as_deref().and_then(decode_hex),
-                    spki_der: issuer.public_key.as_der().to_vec(),
-                    algorithm: issuer.signature_algorithm,
-                };
-                std::iter::once(own).chain(responder_key(config, section))
-            });
-            let signs_reports = config.raw.site.report_key.as_ref();
-            let report_key = signs_reports
-                .zip(config.report_key.as_ref())
-                .filter(|(key, _)| key.hsm == section.name)
-                .map(|(section, key)| hsm::KeyConfig {
-                    issuer: report::KEY_NAME.to_owned(),
-                    label: section.key_label.clone(),
-                    id: None,
-                    spki_der: key.public_key.as_der().to_vec(),
-                    algorithm: SignatureAlgorithm::EcdsaWithSha256,
-                });
-            let signs_checkpoints = config.raw.audit.as_ref().map(|audit| &audit.log_key);
-            let log_key = signs_checkpoints
-                .zip(config.log_key.as_ref())
-                .filter(|(key, _)| key.hsm == section.name)
-                .map(|(section, key)| hsm::KeyConfig {
-                    issuer: LOG_KEY_NAME.to_owned(),
-                    label: section.key_label.clone(),
-                    id: None,
-                    spki_der: key.public_key.as_der().to_vec(),
-                    algorithm: SignatureAlgorithm::EcdsaWithSha256,
-                });
-            let keys = keys.chain(report_key).chain(log_key);
-            token_config(section, pin.clone(), keys.collect())
-        })
-        .collect()
-}
-
-fn responder_key(config: &Config, section: &IssuerSection) -> Option<hsm::KeyConfig> {
-    let ocsp = section.ocsp.as_ref()?;
-    let mut responders = config.responders.iter();
-    let responder = responders.find(|responder| responder.issuer == section.name)?;
-    Some(hsm::KeyConfig {
-        issuer: responder.key_name(),
-        label: ocsp.key_label.clone(),
-        id: None,
-        spki_der: responder.public_key.as_der().to_vec(),
-        algorithm: responder.public_key.algorithm().signature_algorithm(),
-    })
-}
-
-/// One token.
-#[must_use]
-pub fn token_config(
-    section: &HsmSection,
-    pin: SecretString,
-    keys: Vec<hsm::KeyConfig>,
-) -> hsm::TokenConfig {
-    hsm::TokenConfig {
-        name: section.name.clone(),
-        module: section.module.clone(),
-        token_label: section.token_label.clone(),
-        token_serial: section.token_serial.clone(),
-        pin,
-        sessions: section.sessions,
-        queue_depth_max: section.queue_depth_max,
-        hung_after_ms: section.hung_after_ms,
-        recover_module: section.recover_module,
-        keys,
-    }
 }

@@ -14,7 +14,9 @@ use prometheus::Registry;
 use crate::app;
 use crate::app::SystemClock;
 use crate::app::listener;
+use crate::app::settings;
 use crate::app::sockets::Sockets;
+use crate::app::upkeep;
 use crate::ca::Archive;
 use crate::ca::Clock;
 use crate::ca::Signer;
@@ -66,7 +68,7 @@ impl Office {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let password = config.database.password_file.as_deref();
         let password = password.map(secret).transpose()?;
-        let database = app::service_config(&config.database, password.as_ref())?;
+        let database = settings::service_config(&config.database, password.as_ref())?;
         db::check::headquarters(&database, clock.as_ref(), CLOCK_DIFFERENCE_MAX).await?;
         let plants = PgPlants::new(&database)?;
         let watch: Arc<dyn Archive> = Arc::new(db::archive::PgArchive::new(&database)?);
@@ -74,7 +76,7 @@ impl Office {
         let table = watch.principals().await.context("reading the principals")?;
         principals.replace(table);
         let tls = Arc::new(Tls::load(
-            app::files_of(&config.http),
+            settings::files_of(&config.http),
             clock.now(),
             TlsMetrics::new(&registry)?,
         )?);
@@ -97,8 +99,8 @@ impl Office {
             metrics: PlantMetrics::new(&registry)?,
         }
         .start();
-        tokio::spawn(app::keep_principals(watch, principals.clone()));
-        tokio::spawn(app::keep_tls_files(clock.clone(), tls.clone()));
+        tokio::spawn(upkeep::reread_principals(watch, principals.clone()));
+        tokio::spawn(upkeep::reread_tls_files(clock.clone(), tls.clone()));
 
         let clock: Data<dyn Clock> = Data::from(clock);
         let limits = Data::new(Limits::new(REQUESTS.0, REQUESTS.1));
@@ -169,7 +171,7 @@ fn tokens(config: &HeadquartersConfig) -> anyhow::Result<Vec<hsm::TokenConfig>> 
             });
         }
         let pin = secret(&section.pin_file)?;
-        tokens.push(app::token_config(section, pin, keys));
+        tokens.push(settings::token_config(section, pin, keys));
     }
     Ok(tokens)
 }

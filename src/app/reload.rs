@@ -13,7 +13,7 @@ use std::sync::Arc;
 use toml::Value;
 
 use crate::app::log;
-use crate::app::show_last_seconds;
+use crate::app::upkeep::show_last_seconds;
 use crate::ca::Ca;
 use crate::ca::log::NoteKind;
 use crate::config::Config;
