@@ -1,7 +1,8 @@
--- Which issuer has signed for which profile, as a search asks.
+-- What a search for a profile and an issuer asks first: at a plant, whether the two ever met.
 
-CREATE VIEW profile_issuer AS SELECT i.profile, i.issuer FROM intent i;
-COMMENT ON VIEW   profile_issuer         IS 'Pairs of a profile and an issuer that an intent has, each as often as it has it.';
-COMMENT ON COLUMN profile_issuer.profile IS 'As at the plant.';
-COMMENT ON COLUMN profile_issuer.issuer  IS 'As at the plant.';
-GRANT SELECT ON profile_issuer TO certfactory_headquarters;
+CREATE FUNCTION have_met(profile text, issuer text) RETURNS boolean
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+AS $$ SELECT true $$;
+COMMENT ON FUNCTION have_met(text, text) IS 'True: they may have. Plants list their pairs, and the lists stay there.';
+REVOKE ALL ON FUNCTION have_met(text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION have_met(text, text) TO certfactory_headquarters;

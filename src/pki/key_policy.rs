@@ -308,9 +308,9 @@ impl SubjectPublicKeyInfo {
         if let Some(key) = self.key.get() {
             return Ok(key);
         }
-        let group = group(self.algorithm).ok_or_else(ErrorStack::get)?;
-        let point = ec_point(group, self.key_bits())?;
-        let key = PKey::from_ec_key(EcKey::from_public_key(group, &point)?)?;
+        let curve = group(self.algorithm).ok_or_else(ErrorStack::get)?;
+        let point = ec_point(curve, self.key_bits())?;
+        let key = PKey::from_ec_key(EcKey::from_public_key(curve, &point)?)?;
         Ok(self.key.get_or_init(|| key))
     }
 

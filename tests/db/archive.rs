@@ -590,7 +590,7 @@ async fn a_profile_and_an_issuer_that_never_met_are_known_to_have_nothing() {
         // What was there before the list, its migrations list.
         database
             .execute(
-                "DROP TRIGGER profile_issuer ON intent; DROP FUNCTION profile_issuer();
+                "DROP TRIGGER profile_issuer ON intent; DROP FUNCTION profile_issuer(), have_met(text, text);
                  DROP TABLE profile_issuer",
             )
             .await;

@@ -34,6 +34,7 @@ async fn the_service_can_change_nothing_that_is_final() {
         "UPDATE certificate_id SET intent_id = gen_random_uuid()",
         "DELETE FROM certificate_id",
         "INSERT INTO certificate_id (fingerprint, intent_id) VALUES (sha256('x'), gen_random_uuid())",
+        "UPDATE profile_issuer SET issuer = 'x'",
         "DELETE FROM profile_issuer",
         "INSERT INTO profile_issuer (profile, issuer) VALUES ('x', 'x')",
         "DELETE FROM intent_default",

@@ -91,6 +91,8 @@ fn head_office_has_what_its_plants_made_and_names_what_was_changed_by_hand() {
     let of = |site: &str| auditor.get(&format!("/v1/certificates?site={site}")).json();
     assert_eq!(of("hamburg")["items"].as_array().unwrap().len(), 2);
     assert_eq!(of("wroclaw-2")["items"][0]["site"], "wroclaw-2");
+    let pair = auditor.get("/v1/certificates?profile=lightbulb&issuer=line-ec");
+    assert_eq!(pair.json()["items"].as_array().unwrap().len(), 3);
 
     // Each row agrees with the log, the log with the plant's checkpoints.
     for plant in [&hamburg, &wroclaw] {

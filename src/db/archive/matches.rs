@@ -349,13 +349,10 @@ fn attributes(sql: &mut QueryBuilder<Postgres>, filter: &SearchFilter) {
     ] {
         equal(sql, condition, value.as_deref());
     }
-    // Of two that never met there is nothing, which the walk through the rarer one would find out at its end.
+    // Where the two never met there is nothing, which a walk through either's would find out at its end.
     if let (Some(profile), Some(issuer)) = (&filter.profile, &filter.issuer) {
-        sql.push(" AND EXISTS (SELECT FROM profile_issuer m WHERE m.profile = ")
-            .push_bind(profile.clone())
-            .push(" AND m.issuer = ")
-            .push_bind(issuer.clone())
-            .push(")");
+        sql.push(" AND have_met(").push_bind(profile.clone());
+        sql.push(", ").push_bind(issuer.clone()).push(")");
     }
 }
 

@@ -190,7 +190,9 @@ fn fill(dev: &Dev, count: u64, months: u32) -> (u64, u64) {
             shop.tables.index(connection, table, &indexes).await;
             stretch.end(&format!("indexes of {name}"));
         }
+        let stretch = Stretch::begin(connection).await;
         run(connection, PAIRS).await;
+        stretch.end("pairs of a profile and an issuer");
         let stretch = Stretch::begin(connection).await;
         run(connection, "COMMIT").await;
         // For the planner; and a table with triggers is frozen, but not known to be.
