@@ -333,7 +333,7 @@ fn among_all(
     sql
 }
 
-/// What the intent itself says.
+/// What the intent itself says; and of two words that no intent has together, that there is nothing.
 fn attributes(sql: &mut QueryBuilder<Postgres>, filter: &SearchFilter) {
     for (condition, value) in [
         (" AND i.subject ->> 'CN' = ", &filter.cn),
