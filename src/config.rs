@@ -294,6 +294,7 @@ impl Config {
         })
     }
 }
+
 /// Where the file is wrong and what belongs there. Never the line itself: it may hold a PIN that
 /// somebody put in the wrong place.
 fn without_value(error: &toml::de::Error, text: &str) -> String {

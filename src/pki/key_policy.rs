@@ -308,9 +308,9 @@ impl SubjectPublicKeyInfo {
         if let Some(key) = self.key.get() {
             return Ok(key);
         }
-        let curve = group(self.algorithm).ok_or_else(ErrorStack::get)?;
-        let point = ec_point(curve, self.key_bits())?;
-        let key = PKey::from_ec_key(EcKey::from_public_key(curve, &point)?)?;
+        let group = group_of(self.algorithm).ok_or_else(ErrorStack::get)?;
+        let point = ec_point(group, self.key_bits())?;
+        let key = PKey::from_ec_key(EcKey::from_public_key(group, &point)?)?;
         Ok(self.key.get_or_init(|| key))
     }
 
@@ -361,7 +361,8 @@ fn ec_key(parameters: Option<AnyRef<'_>>, bits: &[u8]) -> Result<Key, KeyFault> 
     if let Some(form) = form {
         return Err(KeyFault::Parameters(format!("the EC public key {form}")));
     }
-    let group = group(algorithm).ok_or_else(|| malformed("the EC key's curve is not available"))?;
+    let group =
+        group_of(algorithm).ok_or_else(|| malformed("the EC key's curve is not available"))?;
     ec_point(group, bits).map_err(|_| {
         KeyFault::Parameters("the EC public key is not a point on its curve".to_owned())
     })?;
@@ -374,7 +375,7 @@ static P256: LazyLock<Option<EcGroup>> =
 static P384: LazyLock<Option<EcGroup>> =
     LazyLock::new(|| EcGroup::from_curve_name(Nid::SECP384R1).ok());
 
-fn group(algorithm: KeyAlgorithm) -> Option<&'static EcGroup> {
+fn group_of(algorithm: KeyAlgorithm) -> Option<&'static EcGroup> {
     match algorithm {
         KeyAlgorithm::P256 => P256.as_ref(),
         KeyAlgorithm::P384 => P384.as_ref(),
