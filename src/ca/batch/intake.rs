@@ -67,12 +67,12 @@ pub fn judge(
     parts: &mpsc::Sender<Part>,
 ) -> Result<(), Refused> {
     let mut intake = Judge::new(rules);
-    'list: loop {
-        let some: Vec<_> = rows.by_ref().take(TOGETHER).collect();
-        if some.is_empty() {
-            break;
-        }
-        for row in rules.judge_all(some) {
+    let mut read = || rows.by_ref().take(TOGETHER).collect::<Vec<_>>();
+    let mut some = read();
+    'list: while !some.is_empty() {
+        let (judged, next) = rules.judge_all(some, &mut read);
+        some = next;
+        for row in judged {
             match row.and_then(|row| intake.row(row)) {
                 Ok(()) if intake.faults.is_empty() => intake.hand_on(parts, CHUNK_ROWS)?,
                 // Nothing will be kept, so nothing is.
@@ -108,8 +108,12 @@ struct Admitted {
 }
 
 impl Rules<'_> {
-    /// Each row by itself, in their order.
-    fn judge_all(&self, rows: Vec<Result<Row, RowFault>>) -> Vec<Result<Judged, RowFault>> {
+    /// Each row by itself, in their order; and what was read meanwhile.
+    fn judge_all<T>(
+        &self,
+        rows: Vec<Result<Row, RowFault>>,
+        read: impl FnOnce() -> T,
+    ) -> (Vec<Result<Judged, RowFault>>, T) {
         let cores = thread::available_parallelism().map_or(1, NonZero::get);
         let share = rows.len().div_ceil(cores);
         let mut rows = rows.into_iter();
@@ -123,10 +127,11 @@ impl Rules<'_> {
                     judged.collect::<Vec<_>>()
                 }));
             }
+            let next = read();
             let ended = threads.into_iter().map(ScopedJoinHandle::join);
-            ended
-                .flat_map(|judged| judged.unwrap_or_else(|panic| resume_unwind(panic)))
-                .collect()
+            let judged =
+                ended.flat_map(|judged| judged.unwrap_or_else(|panic| resume_unwind(panic)));
+            (judged.collect(), next)
         })
     }
 
