@@ -493,11 +493,18 @@ fn same_request(new: &Intent, priors: Vec<Prior>) -> Result<Prior, IssueError> {
     }
     let [idempotency, public_key, device, successor] = by_claim;
     if let Some(prior) = idempotency {
-        return if prior.intent.request_sha256 == new.request_sha256 {
-            Ok(prior)
-        } else {
-            Err(IssueError::IdempotencyKeyReused)
-        };
+        // What a request means is its profile's part, too: a request that is repeated after the profile was
+        // changed is judged by device and key, which it still names.
+        let is_of_key = public_key
+            .as_ref()
+            .is_some_and(|other| other.intent.id == prior.intent.id);
+        let changed = prior.intent.profile_sha256 != new.profile_sha256;
+        if prior.intent.request_sha256 == new.request_sha256 {
+            return Ok(prior);
+        }
+        if !(changed && is_of_key && prior.intent.order == new.order) {
+            return Err(IssueError::IdempotencyKeyReused);
+        }
     }
     // Also when it was a rework that certified the key; but a rework is for a new one.
     let same = |prior: &Prior| {

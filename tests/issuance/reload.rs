@@ -8,14 +8,15 @@ use nix::sys::signal::Signal;
 
 use crate::load::Load;
 use crate::seconds;
+use crate::support::device::Device;
 use crate::support::faults::signal;
 use crate::support::world::OwnWorld;
 
-const ACCEPTED: &str = "certfactory_configuration_reloads_total{result=\"accepted\"}";
+pub const ACCEPTED: &str = "certfactory_configuration_reloads_total{result=\"accepted\"}";
 const REFUSED: &str = "certfactory_configuration_reloads_total{result=\"refused\"}";
 
 /// Sends SIGHUP and waits until one more is counted under `result`.
-fn hang_up(own: &OwnWorld, result: &str) {
+pub fn hang_up(own: &OwnWorld, result: &str) {
     let before = own.world.metric(result);
     signal(own.pid(), Signal::SIGHUP);
     let start = std::time::Instant::now();
@@ -205,4 +206,37 @@ fn the_service_manager_is_told_ready_reloading_alive_and_stopping() {
     let status = own.terminate_service(seconds(10));
     assert!(status.success(), "{status}");
     next("STOPPING=1");
+}
+
+/// Its answer was lost, and the profile changes before the station asks again.
+#[test]
+fn a_request_that_is_repeated_after_its_profile_was_changed_has_the_same_answer() {
+    let own = OwnWorld::running();
+    let path = own.world.dir.join("profiles/lightbulb.toml");
+    let station = own.world.client("station-01");
+    let send = |device: &Device, key: &str| {
+        let body = device.request("lightbulb").to_string();
+        let headers = [
+            ("Content-Type", "application/json"),
+            ("Idempotency-Key", key),
+        ];
+        station.send("POST", "/v1/certificates", &headers, Some(body.as_bytes()))
+    };
+    let device = Device::p256();
+    let first = send(&device, "unit-1");
+    assert_eq!(first.status, 201, "{first:?}");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let fixed = format!("{text}\n[subject.fixed]\nO = \"Example\"\n");
+    let fixed = fixed.replace("optional = [\"O\", ", "optional = [");
+    assert_ne!(fixed, text);
+    std::fs::write(&path, fixed).unwrap();
+    hang_up(&own, ACCEPTED);
+    let again = send(&device, "unit-1");
+    assert_eq!(again.status, 200, "{again:?}");
+    assert_eq!(again.json()["certificate"], first.json()["certificate"]);
+    let other = send(&Device::p256(), "unit-1");
+    assert_eq!(
+        (other.status, other.slug().as_str()),
+        (422, "idempotency-key-reused")
+    );
 }
