@@ -53,6 +53,7 @@ use crate::ca::log::NoteKind;
 use crate::ca::log::fresh::FreshEntries;
 use crate::ca::order::OrderBook;
 use crate::ca::profiles::Profiles;
+use crate::ca::random::RandomWatch;
 use crate::ca::replica::Part;
 use crate::ca::replica::Replica;
 use crate::ca::station::DailyCaps;
@@ -168,8 +169,7 @@ impl App {
 
         // Before anything logs in to a token: a start that ends here has spent no try of a PIN.
         let tls = first_tls(&config, clock.as_ref(), &registry)?;
-        let hsm_metrics = Arc::new(HsmMetrics::new(&registry)?);
-        let hsm = hsm::Hsm::start(token_configs(&config), &hsm_metrics);
+        let hsm = start_hsm(&config, &registry)?;
         show_ends(&config, &issuance);
         let ca = Arc::new(Ca {
             issuers: by_name(&config),
@@ -193,6 +193,7 @@ impl App {
             archive: Arc::new(archive.clone()),
             searches: Arc::new(searches),
             clock_watch: ClockWatch::new(config.clock_difference_max, clock.now()),
+            random_watch: RandomWatch::default(),
             clock,
             metrics: issuance.clone(),
         });
@@ -410,6 +411,11 @@ fn floor(
 ) -> anyhow::Result<Arc<Floor>> {
     let book = db::floor::PgFloor::new(database, standby)?;
     Ok(Floor::new(Arc::new(book)))
+}
+
+fn start_hsm(config: &Config, registry: &Registry) -> anyhow::Result<Arc<hsm::Hsm>> {
+    let metrics = Arc::new(HsmMetrics::new(registry)?);
+    Ok(hsm::Hsm::start(token_configs(config), &metrics))
 }
 
 /// What takes a new configuration, which came from `path`, beside the one that the service starts with.

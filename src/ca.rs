@@ -20,6 +20,7 @@ pub mod log;
 pub mod ocsp;
 pub mod order;
 pub mod profiles;
+pub mod random;
 pub mod recover;
 pub mod replica;
 pub mod report;
@@ -591,6 +592,8 @@ pub struct Ca {
     pub clock: Arc<dyn Clock>,
     /// Whether it can be trusted.
     pub clock_watch: clock::ClockWatch,
+    /// Whether random numbers can be.
+    pub random_watch: random::RandomWatch,
     /// What it counts.
     pub metrics: Arc<crate::metrics::IssuanceMetrics>,
 }

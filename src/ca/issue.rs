@@ -29,6 +29,7 @@ use crate::ca::SearchFilter;
 use crate::ca::SignerFault;
 use crate::ca::Turn;
 use crate::ca::error::IssueError;
+use crate::ca::random::REPEATED;
 use crate::pki::Violation;
 use crate::pki::certificate::SignedCertificate;
 use crate::pki::csr::CertificationRequest;
@@ -313,7 +314,11 @@ impl Ca {
             }
             Reservation::Barred(refusal) => Err(IssueError::Order(refusal)),
             Reservation::Taken(priors) => {
-                let prior = same_request(&intent, priors)?;
+                let prior = same_request(&intent, priors).inspect_err(|error| {
+                    if matches!(error, IssueError::Random(_)) {
+                        self.random_watch.distrust();
+                    }
+                })?;
                 let record = self.replay(prior, turn, deadline).await?;
                 self.release(record, true, turn, deadline).await
             }
@@ -346,6 +351,7 @@ impl Ca {
         issuer: &Issuer,
         rule: impl FnOnce(DateTime<Utc>) -> Result<Validity, ValidityFault>,
     ) -> Result<(DateTime<Utc>, Validity), IssueError> {
+        self.random_watch.trusted().map_err(IssueError::Random)?;
         let now = self.clock_trusted().map_err(IssueError::ClockUntrusted)?;
         self.log.ready().map_err(IssueError::Log)?;
         let validity = rule(now).map_err(|fault| match fault {
@@ -483,7 +489,7 @@ fn same_request(new: &Intent, priors: Vec<Prior>) -> Result<Prior, IssueError> {
     for prior in priors {
         let slot = match prior.claim {
             // 120 random bits do not repeat; a source that does must not be trusted for keys either.
-            Claim::SerialNumber => return Err(IssueError::Random("a serial number repeated")),
+            Claim::SerialNumber => return Err(IssueError::Random(REPEATED)),
             Claim::Idempotency => 0,
             Claim::PublicKey => 1,
             Claim::Device => 2,

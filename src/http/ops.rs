@@ -44,6 +44,9 @@ pub async fn readyz(ca: Data<Ca>, flights: Data<Arc<Flights>>) -> HttpResponse {
     if let Err(reason) = ca.clock_trusted() {
         reasons.push(json!({ "component": "clock", "reason": reason }));
     }
+    if let Err(reason) = ca.random_watch.trusted() {
+        reasons.push(json!({ "component": "random", "reason": reason }));
+    }
     if let Err(reason) = ca.log.ready() {
         reasons.push(json!({ "component": "log", "reason": reason }));
     }

@@ -178,6 +178,8 @@ impl Ca {
     }
 
     async fn make_keys(&self, order: KeyOrder, devices: Vec<String>) -> Result<SealedKeys, Stop> {
+        let trusted = self.random_watch.trusted();
+        trusted.map_err(|reason| Stop::Later(reason.to_owned()))?;
         let now = self.clock_trusted().map_err(Stop::Later)?;
         let made = tokio::task::spawn_blocking(move || {
             let recipient = Recipient::parse(order.recipient.as_bytes(), now)
