@@ -1,11 +1,14 @@
 //! `/livez`, `/readyz`, `/metrics`, `/version`, on the operations listener alone.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use actix_web::HttpResponse;
 use actix_web::web::{Data, Json};
+use chrono::{DateTime, Utc};
 use prometheus::Registry;
 use prometheus::TextEncoder;
+use serde_json::Value;
 use serde_json::json;
 
 use crate::ca::Ca;
@@ -28,8 +31,11 @@ pub async fn livez() -> &'static str {
     "ok\n"
 }
 
-/// "Could issue now", and why not; what will keep it from issuing within 90 days, what no replica does, and
-/// whether searches are read where they should be.
+/// "Could issue now", and why not; what keeps issuers from issuing while a profile can, what will keep one from
+/// it within 90 days, what no replica does, and whether searches are read where they should be.
+///
+/// An HSM or a CA certificate is that of all replicas: were each of them red for one issuer, the lines of
+/// the others would stand still with it.
 pub async fn readyz(ca: Data<Ca>, flights: Data<Arc<Flights>>) -> HttpResponse {
     let mut reasons = Vec::new();
     if flights.leaving() {
@@ -50,21 +56,15 @@ pub async fn readyz(ca: Data<Ca>, flights: Data<Arc<Flights>>) -> HttpResponse {
     if let Err(reason) = ca.log.ready() {
         reasons.push(json!({ "component": "log", "reason": reason }));
     }
-    let mut names: Vec<&String> = ca.issuers.keys().collect();
-    names.sort();
     let now = ca.clock.now();
-    for name in names {
-        if let Err(reason) = ca.signer.ready(name) {
-            reasons.push(json!({ "component": "hsm", "issuer": name, "reason": reason }));
-        }
-        if ca
-            .issuers
-            .get(name)
-            .is_some_and(|i| now < i.validity.not_before || now > i.validity.not_after)
-        {
-            reasons.push(json!({ "component": "issuer", "issuer": name, "reason": "its certificate is not valid now" }));
-        }
-    }
+    let faulty = faulty_issuers(&ca, now);
+    let mut profiles = ca.profiles.all().into_iter();
+    let (lame, lacking) = if profiles.any(|profile| !faulty.contains_key(profile.issuer_at(now))) {
+        (faulty, BTreeMap::new())
+    } else {
+        (BTreeMap::new(), faulty)
+    };
+    reasons.extend(lacking.into_values().flatten());
     let mut response = if reasons.is_empty() {
         HttpResponse::Ok()
     } else {
@@ -86,6 +86,7 @@ pub async fn readyz(ca: Data<Ca>, flights: Data<Arc<Flights>>) -> HttpResponse {
             );
             json!({ "component": "issuer", "profile": ending.profile, "reason": reason, "within_days": ending.within_days })
         })
+        .chain(lame.into_values().flatten())
         .chain(refusing)
         .chain(missing)
         .chain(ca.searches.standby().and_then(|standby| {
@@ -94,6 +95,22 @@ pub async fn readyz(ca: Data<Ca>, flights: Data<Arc<Flights>>) -> HttpResponse {
         }))
         .collect();
     response.json(json!({ "ready": reasons.is_empty(), "reasons": reasons, "warnings": warnings }))
+}
+
+/// Issuers that can sign no certificate now, and why.
+fn faulty_issuers(ca: &Ca, now: DateTime<Utc>) -> BTreeMap<&str, Vec<Value>> {
+    let mut faulty: BTreeMap<&str, Vec<Value>> = BTreeMap::new();
+    for (name, issuer) in &ca.issuers {
+        let silent = ca.signer.ready(name).err();
+        let silent = silent.map(|reason| ("hsm", reason));
+        let ended = now < issuer.validity.not_before || now > issuer.validity.not_after;
+        let ended = ended.then(|| ("issuer", "its certificate is not valid now".to_owned()));
+        for (component, reason) in silent.into_iter().chain(ended) {
+            let fault = json!({ "component": component, "issuer": name, "reason": reason });
+            faulty.entry(name).or_default().push(fault);
+        }
+    }
+    faulty
 }
 
 /// What is running, and as which process of its machine.

@@ -8,6 +8,7 @@ use openssl::x509::X509;
 use tempfile::TempDir;
 
 use crate::support::device::Device;
+use crate::support::faults::faketime;
 use crate::support::world::{OwnWorld, shared};
 use crate::{finish, run, text, tool};
 
@@ -287,6 +288,11 @@ impl Root {
 
     /// The CSR's certificate, then the root.
     fn certify(&self, csr: &Path, more: &[&str]) -> PathBuf {
+        self.certify_at("+0", csr, more)
+    }
+
+    /// As much later or earlier than now.
+    fn certify_at(&self, shift: &str, csr: &Path, more: &[&str]) -> PathBuf {
         let (certificate, chain) = (self.file("int.pem"), self.file("chain.pem"));
         let (root, key, extensions) = (
             self.file("root.pem"),
@@ -311,7 +317,13 @@ impl Root {
             "-out",
             text(&certificate),
         ];
-        tool("openssl", &[&sign[..], more].concat());
+        let mut openssl = std::process::Command::new("openssl");
+        openssl
+            .args(sign)
+            .args(more)
+            .env("LD_PRELOAD", faketime())
+            .env("FAKETIME", shift);
+        finish(openssl, b"").ok();
         fs::write(
             &chain,
             [fs::read(&certificate).unwrap(), fs::read(&root).unwrap()].concat(),
@@ -507,4 +519,68 @@ fn a_profile_whose_certificates_would_soon_outlive_its_issuer_is_told_of_in_time
     };
     assert_eq!(issue("soon").status, 201);
     assert_eq!(issue("late").slug(), "validity");
+}
+
+#[test]
+fn an_issuer_that_has_ended_or_whose_key_is_gone_is_a_warning_while_another_can_issue() {
+    let mut own = OwnWorld::make();
+    let root = Root::make();
+    let certificate = configure(&own, "ended");
+    let csr = root.file("ended.csr");
+    let init = ["issuer", "init", "ended", "--csr", text(&csr)];
+    run(&own.world, &init).ok();
+    let chain = root.certify(&csr, &["-days", "33"]);
+    run(
+        &own.world,
+        &["issuer", "init", "ended", "--import", text(&chain)],
+    )
+    .ok();
+    fs::copy(
+        root.certify_at("-34d", &csr, &["-days", "33"]),
+        &certificate,
+    )
+    .unwrap();
+    let keys = |own: &OwnWorld, ec: &str, rsa: &str| {
+        own.configure(|config| {
+            for issuer in config["issuer"].as_array_mut().unwrap() {
+                let label = match issuer["name"].as_str().unwrap() {
+                    "line-ec" => ec,
+                    "line-rsa" => rsa,
+                    _ => continue,
+                };
+                let issuer = issuer.as_table_mut().unwrap();
+                issuer.insert("key_label".to_owned(), label.into());
+            }
+        });
+    };
+    keys(&own, "line-ec", "nowhere");
+    own.start_postgres();
+    own.start_service();
+    own.wait_ready(Duration::from_secs(20));
+    let answer = own.world.operations().get("/readyz").json();
+    let warnings = answer["warnings"].as_array().unwrap();
+    let told: Vec<_> = warnings
+        .iter()
+        .map(|w| (w["component"].as_str(), w["issuer"].as_str()))
+        .collect();
+    let expected = [
+        (Some("issuer"), Some("ended")),
+        (Some("hsm"), Some("line-rsa")),
+    ];
+    assert_eq!(told, expected, "{answer}");
+    let station = own.world.client("station-01");
+    let issued = station.issue(&Device::p256().request("lightbulb"));
+    assert_eq!(issued.status, 201, "{issued:?}");
+    let refused = station.issue(&Device::p256().request("workshop"));
+    assert_eq!(
+        (refused.status, refused.slug().as_str()),
+        (503, "hsm-unavailable")
+    );
+
+    // The station's own issuer can still sign: that makes no device's certificate.
+    own.kill_service();
+    keys(&own, "nowhere", "nowhere");
+    own.start_service();
+    own.wait_not_ready("line-ec", Duration::from_secs(20));
+    own.wait_not_ready("line-rsa", Duration::from_secs(1));
 }
