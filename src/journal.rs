@@ -26,13 +26,16 @@ use std::fs::File;
 use std::fs::TryLockError;
 use std::path::Path;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use bytes::Bytes;
 use nix::sys::statvfs::statvfs;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use crate::journal::disk::Disk;
 use crate::journal::disk::RealDisk;
@@ -53,6 +56,8 @@ pub const LEAF_LENGTH_MAX: usize = format::LEAF_LENGTH_MAX;
 pub const APPEND_LENGTH_MAX: usize = 16 * 1024 * 1024;
 /// Appends that may wait for the thread; whoever comes then waits for a place.
 const QUEUE_DEPTH_MAX: usize = 1024;
+/// How often it is looked, while an append waits, whether the disk answers.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// An entry of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -175,6 +180,21 @@ impl Journal {
         let sent = self.queue.send(Waiting { entries, answer }).await;
         sent.map_err(|_| self.stopped())?;
         answered.await.map_err(|_| self.stopped())?
+    }
+
+    /// As [`Self::append`]; and tells meanwhile, about twice a second, of a disk that does not answer.
+    pub async fn append_telling(
+        &self,
+        entries: Vec<Entry>,
+        mut hangs: impl FnMut(String),
+    ) -> Result<(), JournalFault> {
+        let mut append = pin!(self.append(entries));
+        loop {
+            match timeout(LOOK_EVERY, &mut append).await {
+                Ok(appended) => return appended,
+                Err(_) => self.vitals.hangs().into_iter().for_each(&mut hangs),
+            }
+        }
     }
 
     /// The highest index in the journal; `None` if it is empty.

@@ -126,7 +126,15 @@ impl Log {
             metrics,
         };
         let signed = follower.signing.is_some();
-        follower.start(self.started);
+        let following = follower.start(self.started);
+        let watch = Arc::clone(&ca.log);
+        tokio::spawn(async move {
+            if let Err(panicked) = following.await {
+                tracing::error!(%panicked, "the log is followed no more");
+                let reason = "the log is followed no more, by a defect of the service: restart it";
+                watch.set_fault(LogPart::Journal, Some(reason.to_owned()));
+            }
+        });
         tokio::spawn(keep_watching(Arc::clone(ca), signed));
         Ok(())
     }

@@ -232,7 +232,12 @@ impl Follower {
             let next = entries
                 .last()
                 .map_or(position.kept, |entry| entry.index + 1);
-            if let Err(fault) = journal.append(entries).await {
+            // Until a disk that hangs answers again, nothing is signed that could not be released.
+            let hangs = |reason| {
+                let reason = format!("the journal: {reason}");
+                self.ca.log.set_fault(LogPart::Journal, Some(reason));
+            };
+            if let Err(fault) = journal.append_telling(entries, hangs).await {
                 let reason = format!("the journal: {fault}");
                 self.ca.log.set_fault(LogPart::Journal, Some(reason));
                 return false;

@@ -48,17 +48,14 @@ impl Vitals {
     }
 
     pub(super) fn health(&self) -> Result<(), String> {
-        let state = self.state();
-        if let Some(failure) = &state.failure {
-            return Err(failure.clone());
-        }
-        match state.busy_since.map(|since| since.elapsed()) {
-            Some(busy) if busy > SLOW => Err(format!(
-                "the journal's disk has not answered for {} s",
-                busy.as_secs()
-            )),
-            _ => Ok(()),
-        }
+        let failure = self.state().failure.clone();
+        failure.or_else(|| self.hangs()).map_or(Ok(()), Err)
+    }
+
+    /// How long the disk has not answered, if that is too long.
+    pub(super) fn hangs(&self) -> Option<String> {
+        let busy = self.state().busy_since?.elapsed();
+        (busy > SLOW).then(|| format!("its disk has not answered for {} s", busy.as_secs()))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

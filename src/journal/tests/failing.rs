@@ -161,3 +161,25 @@ fn a_first_segment_that_cannot_be_begun_is_a_fault_at_the_start() {
     disk.plan().space = None;
     assert!(open().is_ok());
 }
+
+#[tokio::test]
+async fn a_disk_that_hangs_is_told_of_while_it_does() {
+    let directory = TempDir::new().unwrap();
+    let (disk, journal) = faulty(directory.path(), SEGMENT_LENGTH);
+    let told = |reason| panic!("{reason}");
+    journal.append_telling(entries([1]), told).await.unwrap();
+
+    let (opens, gate) = std::sync::mpsc::channel();
+    disk.plan().gate = Some(gate);
+    let mut opens = Some(opens);
+    let mut reasons = Vec::new();
+    let told = |reason| {
+        reasons.push(reason);
+        drop(opens.take());
+    };
+    journal.append_telling(entries([2]), told).await.unwrap();
+    assert_eq!(reasons, ["its disk has not answered for 2 s"]);
+    assert_eq!(journal.health(), Ok(()));
+    journal.close().await;
+    assert_eq!(all(directory.path()).unwrap(), entries([1, 2]));
+}
