@@ -1,7 +1,8 @@
 //! Logging: one line an event, with request, station and serial; never blocks the line.
 
 use std::io::IsTerminal;
-use std::sync::atomic::AtomicU64;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
@@ -36,7 +37,7 @@ pub fn check(level: &str) -> Result<(), Fault> {
 
 fn filter(level: &str) -> Result<EnvFilter, Fault> {
     // cryptoki reports each of a token's mechanisms that it has no name for as an error.
-    // A database's warning is counted, so it is never filtered out.
+    // A database's warning is heeded, so it is never filtered out.
     Ok(EnvFilter::try_new(level)?
         .add_directive("cryptoki::mechanism=off".parse()?)
         .add_directive(format!("{DATABASE_NOTICES}=warn").parse()?))
@@ -45,22 +46,40 @@ fn filter(level: &str) -> Result<EnvFilter, Fault> {
 /// Where the database's driver tells what a server says beside its answers. It has no other way to tell it.
 const DATABASE_NOTICES: &str = "sqlx::postgres::notice";
 
-static DATABASE_WARNINGS: AtomicU64 = AtomicU64::new(0);
-
-/// Warnings of database servers to any session of this process so far. A warning is counted before the
-/// statement that it belongs to has its answer. Always 0 before [`start`].
-#[must_use]
-pub fn database_warnings() -> u64 {
-    DATABASE_WARNINGS.load(Ordering::Acquire)
+tokio::task_local! {
+    static WARNED: DatabaseWarnings;
 }
 
-/// Counts them.
-struct DatabaseWarnings;
+/// Whether a database server has warned of anything since [`heed_database_warnings`] began.
+#[derive(Clone, Default)]
+pub struct DatabaseWarnings(Arc<AtomicBool>);
 
-impl<S: tracing::Subscriber> Layer<S> for DatabaseWarnings {
+impl DatabaseWarnings {
+    /// A warning is heard before the statement that it belongs to has its answer. Always `false` before [`start`].
+    #[must_use]
+    pub fn any(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// Does `work`, and tells it of warnings of database servers to the sessions that it uses itself. Of those
+/// that another such work inside it hears it is not told. Sessions that it opens must be open before: a
+/// server may greet each with a warning (of another version of a collation, for instance).
+pub async fn heed_database_warnings<W: Future>(
+    work: impl FnOnce(DatabaseWarnings) -> W,
+) -> W::Output {
+    let warned = DatabaseWarnings::default();
+    WARNED.scope(warned.clone(), work(warned)).await
+}
+
+/// Hears them: the driver tells them to whoever polls the session.
+struct HearDatabaseWarnings;
+
+impl<S: tracing::Subscriber> Layer<S> for HearDatabaseWarnings {
     fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
         if event.metadata().target() == DATABASE_NOTICES {
-            DATABASE_WARNINGS.fetch_add(1, Ordering::Release);
+            // Nobody listens: it is no commit that somebody waits for.
+            let _ = WARNED.try_with(|warned| warned.0.store(true, Ordering::Release));
         }
     }
 }
@@ -78,7 +97,7 @@ pub fn start(level: &str, json: Option<bool>) -> Result<(WorkerGuard, Level), Fa
         .finish(std::io::BufWriter::new(std::io::stdout()));
     let registry = tracing_subscriber::registry()
         .with(filter)
-        .with(DatabaseWarnings);
+        .with(HearDatabaseWarnings);
     if json.unwrap_or_else(|| !std::io::stdout().is_terminal()) {
         let layer = tracing_subscriber::fmt::layer()
             .json()

@@ -31,7 +31,7 @@ use crate::db::error::describe;
 use crate::db::session::Session;
 use crate::db::vitals::Vitals;
 use crate::metrics::LedgerMetrics;
-use crate::telemetry::database_warnings;
+use crate::telemetry::heed_database_warnings;
 
 /// Jobs that may wait in each queue: several batches; more could not be done in time.
 const QUEUE_DEPTH_MAX: usize = 1024;
@@ -383,11 +383,10 @@ impl<J: Job> Committer<J> {
             .collect();
         let started = Instant::now();
         let admission = self.session.admission.clone();
-        let mut work = tokio::spawn(async move {
-            let warnings = database_warnings();
+        let mut work = tokio::spawn(heed_database_warnings(async move |warned| {
             let answers = match (J::run(&mut connection, &jobs).await, admission) {
                 (Ok(answers), Some(admission)) => {
-                    let sure = admission.confirm(&mut connection, warnings).await;
+                    let sure = admission.confirm(&mut connection, warned).await;
                     sure.map(|()| answers)
                 }
                 (answers, _) => answers,
@@ -396,7 +395,7 @@ impl<J: Job> Committer<J> {
                 J::sure(&jobs);
             }
             (connection, answers)
-        });
+        }));
 
         let mut ended = timeout(SLOW, &mut work).await;
         if ended.is_err() {

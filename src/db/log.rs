@@ -38,7 +38,7 @@ use crate::db::standby::Reading;
 use crate::db::standby::Standby;
 use crate::db::vitals::Vitals;
 use crate::metrics::LedgerMetrics;
-use crate::telemetry::database_warnings;
+use crate::telemetry::heed_database_warnings;
 
 /// Longest wait for a note; nobody waits for it but the log.
 const NOTE_MAX: Duration = Duration::from_secs(30);
@@ -167,12 +167,14 @@ impl LogBook for PgLog {
                         return leaves(connection, LEAVES, from, limit).await;
                     };
                     // What the journal and the tree take is never taken back.
-                    let warnings = database_warnings();
-                    let found = leaves(&mut *connection, LEAVES_FENCED, from, limit).await?;
-                    if !found.is_empty() {
-                        admission.confirm(connection, warnings).await?;
-                    }
-                    Ok(found)
+                    heed_database_warnings(async |warned| {
+                        let found = leaves(&mut *connection, LEAVES_FENCED, from, limit).await?;
+                        if !found.is_empty() {
+                            admission.confirm(connection, warned).await?;
+                        }
+                        Ok(found)
+                    })
+                    .await
                 })
             });
             asked.await

@@ -20,7 +20,8 @@ use sqlx::postgres::PgRow;
 use crate::ca::log::seen::SeenLog;
 use crate::db::row::signed;
 use crate::db::row::unsigned;
-use crate::telemetry::database_warnings;
+use crate::telemetry::DatabaseWarnings;
+use crate::telemetry::heed_database_warnings;
 
 /// One statement, so one moment. A session that has waited for a standby for two seconds has been left by
 /// whoever opened it: another one would wait beside it.
@@ -154,12 +155,14 @@ impl Admission {
     /// For what was read here: that it will last. A primary that is stopped ends all waits for a standby; for
     /// a moment those who still have a session there see what no standby has.
     pub(super) async fn fence(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        let warnings = database_warnings();
-        fence(connection).await?;
-        self.confirm(connection, warnings).await
+        heed_database_warnings(async |warned| {
+            fence(connection).await?;
+            self.confirm(connection, warned).await
+        })
+        .await
     }
 
-    /// Whether the commits of this session, since `warnings` was counted, are where commits have to be.
+    /// Whether the commits of this session, since its warnings are heeded, are where commits have to be.
     ///
     /// A wait for a standby ends early, and the commit is reported all the same, when somebody cancels it,
     /// of which the server only warns, and when `synchronous_standby_names` is emptied meanwhile (PostgreSQL,
@@ -168,7 +171,7 @@ impl Admission {
     pub(super) async fn confirm(
         &self,
         connection: &mut PgConnection,
-        warnings: u64,
+        warned: DatabaseWarnings,
     ) -> Result<(), sqlx::Error> {
         if self.require_synchronous {
             let synchronous: bool = sqlx::query_scalar(SYNCHRONOUS)
@@ -178,8 +181,8 @@ impl Admission {
                 return Err(refused(NOT_SYNCHRONOUS));
             }
         }
-        // Of any session of this process: to settle a commit once more does no harm.
-        if database_warnings() != warnings {
+        // Of whatever it warned: to settle a commit once more does no harm.
+        if warned.any() {
             return Err(refused("a commit was not waited for to its end"));
         }
         Ok(())

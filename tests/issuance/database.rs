@@ -92,6 +92,40 @@ fn sessions_ended_by_the_server_cost_nothing() {
     history.holds_against(&own.world);
 }
 
+/// After an upgrade of its machine a server greets each session with a warning, until somebody has refreshed the
+/// database: such a warning is no commit that was not waited for.
+#[test]
+fn a_database_that_greets_each_session_with_a_warning_is_used_as_any_other() {
+    let mut own = OwnWorld::running();
+    let _alone = alone();
+    own.world.sql(
+        "UPDATE pg_database SET datcollversion = 'of another machine' WHERE datname = current_database()",
+    );
+    let load = Load::start(&own.world, 24);
+    load.wait_issued(50, seconds(15));
+    for _ in 0..3 {
+        own.stop_postgres("fast");
+        own.start_postgres();
+        own.wait_ready(RECOVERED);
+        load.wait_issued(200, seconds(10));
+    }
+    // Sessions that searches open meanwhile are greeted, too.
+    for _ in 0..20 {
+        let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name LIKE '%archive%'";
+        own.world.sql(end);
+        let read = own.world.client("auditor").get("/v1/certificates?limit=1");
+        assert!([200, 503].contains(&read.status), "{read:?}");
+    }
+    let history = load.stop();
+    own.assert_alive();
+    history.saw_only(&["database-unavailable", "request-in-progress"]);
+    history.answered_within(DEADLINE_AND_MARGIN);
+    own.wait_no_open_intents(RECOVERED);
+    history.holds_against(&own.world);
+    let said = own.log().matches("was not waited for").count();
+    assert_eq!(said, 0, "commits were settled once more");
+}
+
 #[test]
 fn a_database_that_turned_read_only_is_read_and_not_waited_for() {
     let mut own = OwnWorld::running();
