@@ -348,11 +348,13 @@ pub trait Ledger: Send + Sync {
     fn outcome(&self, intent: Uuid) -> PortFuture<'_, Result<Option<Outcome>, LedgerFault>>;
 
     /// Takes over up to `limit` open intents whose maker's lease has run out `late_seconds` ago or more,
-    /// and leases them (database time). Taking over saves work, it is not what keeps a certificate single.
+    /// [`recover::VERY_LATE_SECONDS`] where their issuer is none of `issuers`, and leases them (database
+    /// time). Taking over saves work, it is not what keeps a certificate single.
     fn take_over(
         &self,
         limit: i64,
         late_seconds: i32,
+        issuers: Vec<String>,
     ) -> PortFuture<'_, Result<Vec<Intent>, LedgerFault>>;
 
     /// Gives up an open intent for ever: its serial is burned, its device and key are free again.

@@ -16,6 +16,9 @@ use crate::ca::replica::Duty;
 const TAKE_OVER_MAX: i64 = 16;
 /// Seconds after which a replica that has not the duty takes over what is still open.
 const LATE_SECONDS: i32 = 5;
+/// Seconds after which it is taken over whoever would have to sign it, to be told of or given up. Later than
+/// all others: who cannot sign it leases it all the same, and must not keep it from who can.
+pub const VERY_LATE_SECONDS: i32 = 15;
 /// Time for one of them.
 const DEADLINE: Duration = Duration::from_secs(5);
 
@@ -29,7 +32,12 @@ impl Ca {
         } else {
             LATE_SECONDS
         };
-        let orphans = self.ledger.take_over(TAKE_OVER_MAX, late_seconds).await?;
+        let issuers = self.issuers.keys();
+        let sign = issuers.filter(|name| self.signer.ready(name).is_ok());
+        let orphans = self
+            .ledger
+            .take_over(TAKE_OVER_MAX, late_seconds, sign.cloned().collect())
+            .await?;
         let count = orphans.len();
         futures_util::future::join_all(orphans.into_iter().map(|intent| self.finish(intent))).await;
         Ok(count)

@@ -452,10 +452,12 @@ impl Ledger for PgLedger {
         &self,
         limit: i64,
         late_seconds: i32,
+        issuers: Vec<String>,
     ) -> PortFuture<'_, Result<Vec<Intent>, LedgerFault>> {
         let job = Settle::TakeOver {
             limit,
             late_seconds,
+            issuers,
         };
         Box::pin(async move {
             match self.settle(job).await? {

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use crate::ca::Intent;
 use crate::ca::LedgerFault;
 use crate::ca::Outcome;
+use crate::ca::recover::VERY_LATE_SECONDS;
 use crate::db::lane::Job;
 use crate::db::row;
 use crate::db::row::intent_columns;
@@ -27,9 +28,11 @@ const TAKE_OVER: &str = concat!(
     "WITH taken AS (
         UPDATE open_intent SET lease_until = statement_timestamp() + interval '5 seconds'
         WHERE intent_id = ANY(ARRAY(
-            SELECT intent_id FROM open_intent
-            WHERE lease_until < statement_timestamp() - $2::int4 * interval '1 second'
-            ORDER BY lease_until LIMIT $1 FOR UPDATE SKIP LOCKED))
+            SELECT o.intent_id FROM open_intent o
+            WHERE o.lease_until < statement_timestamp() - $2::int4 * interval '1 second'
+                  AND (o.lease_until < statement_timestamp() - $4::int4 * interval '1 second'
+                       OR (SELECT i.issuer FROM intent i WHERE i.intent_id = o.intent_id) = ANY($3))
+            ORDER BY o.lease_until LIMIT $1 FOR UPDATE SKIP LOCKED))
         RETURNING intent_id
     )
     SELECT ",
@@ -44,8 +47,13 @@ const ABANDON: &str = "SELECT abandon_intent($1, $2)";
 pub(super) enum Settle {
     /// What became of an intent.
     Outcome(Uuid),
-    /// Lease open intents whose lease has run out so many seconds ago, at most so many.
-    TakeOver { limit: i64, late_seconds: i32 },
+    /// Lease open intents of these issuers whose lease has run out so many seconds ago, and any that are very
+    /// late, at most so many.
+    TakeOver {
+        limit: i64,
+        late_seconds: i32,
+        issuers: Vec<String>,
+    },
     /// Give up an open intent, and why.
     Abandon(Uuid, String),
 }
@@ -71,7 +79,7 @@ impl Job for Settle {
         jobs: &[Arc<Self>],
     ) -> Result<Vec<Result<Settled, LedgerFault>>, sqlx::Error> {
         if jobs.is_empty() {
-            take_over(connection, 0, 0).await?;
+            take_over(connection, 0, 0, &[]).await?;
         }
         let mut answers = Vec::with_capacity(jobs.len());
         for job in jobs {
@@ -84,7 +92,11 @@ impl Job for Settle {
                 Self::TakeOver {
                     limit,
                     late_seconds,
-                } => Settled::TakeOver(take_over(connection, *limit, *late_seconds).await?),
+                    issuers,
+                } => {
+                    let taken = take_over(connection, *limit, *late_seconds, issuers).await?;
+                    Settled::TakeOver(taken)
+                }
                 Self::Abandon(intent, reason) => {
                     sqlx::query(ABANDON)
                         .bind(intent)
@@ -120,10 +132,13 @@ async fn take_over(
     connection: &mut PgConnection,
     limit: i64,
     late_seconds: i32,
+    issuers: &[String],
 ) -> Result<Vec<Intent>, sqlx::Error> {
     let rows = sqlx::query(TAKE_OVER)
         .bind(limit)
         .bind(late_seconds)
+        .bind(issuers)
+        .bind(VERY_LATE_SECONDS)
         .fetch_all(connection)
         .await?;
     rows.iter().map(row::intent).collect()

@@ -63,6 +63,11 @@ pub fn soon() -> Instant {
     Instant::now() + Duration::from_secs(10)
 }
 
+/// Those whose intents these tests make.
+pub fn issuers() -> Vec<String> {
+    vec!["line-ec".to_owned()]
+}
+
 /// An intent for a new device with a new key.
 pub fn intent() -> Intent {
     static NUMBER: AtomicU64 = AtomicU64::new(0);

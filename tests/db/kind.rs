@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use crate::fixture::intent;
 use crate::fixture::issue;
+use crate::fixture::issuers;
 use crate::fixture::ledger;
 use crate::fixture::soon;
 use crate::fixture::verification;
@@ -135,7 +136,7 @@ async fn one_left_behind_is_taken_over_as_what_it_is() {
     database
         .execute("UPDATE open_intent SET lease_until = now() - interval '1 s'")
         .await;
-    let mut taken = ledger.take_over(10, 0).await.unwrap();
+    let mut taken = ledger.take_over(10, 0, issuers()).await.unwrap();
     taken.sort_by_key(|intent| intent.id);
     left.sort_by_key(|intent| intent.id);
     assert_eq!(format!("{taken:?}"), format!("{left:?}"));

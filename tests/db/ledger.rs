@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 
 use crate::fixture::intent;
 use crate::fixture::issue;
+use crate::fixture::issuers;
 use crate::fixture::ledger;
 use crate::fixture::order;
 use crate::fixture::sign;
@@ -340,16 +341,23 @@ async fn an_intent_left_behind_is_taken_over_once_its_lease_has_run_out() {
     let waits = ledgers[0].reserve(of_a_batch.clone(), Turn::Batch, soon());
     assert!(matches!(waits.await.unwrap(), Reservation::Reserved));
     assert!(
-        ledgers[1].take_over(100, 0).await.unwrap().is_empty(),
+        ledgers[1]
+            .take_over(100, 0, issuers())
+            .await
+            .unwrap()
+            .is_empty(),
         "the lease still runs"
     );
 
     database
         .execute("UPDATE open_intent SET lease_until = lease_until - interval '10 s'")
         .await;
-    let (a, b) = tokio::join!(ledgers[0].take_over(20, 0), ledgers[1].take_over(20, 0));
+    let (a, b) = tokio::join!(
+        ledgers[0].take_over(20, 0, issuers()),
+        ledgers[1].take_over(20, 0, issuers())
+    );
     let mut taken: Vec<_> = a.unwrap().into_iter().chain(b.unwrap()).collect();
-    taken.extend(ledgers[1].take_over(100, 0).await.unwrap());
+    taken.extend(ledgers[1].take_over(100, 0, issuers()).await.unwrap());
     taken.sort_by_key(|intent| intent.id);
     left.sort_by_key(|intent| intent.id);
     assert_eq!(
@@ -363,13 +371,38 @@ async fn an_intent_left_behind_is_taken_over_once_its_lease_has_run_out() {
         let sql =
             format!("UPDATE open_intent SET lease_until = lease_until - interval '{seconds} s'");
         database.execute(&sql).await;
-        let taken = ledgers[1].take_over(100, 0).await.unwrap();
+        let taken = ledgers[1].take_over(100, 0, issuers()).await.unwrap();
         taken
             .iter()
             .any(|intent| intent.device == of_a_batch.device)
     };
     assert!(!later(ROW_MAX.as_secs() - 60).await);
     assert!(later(60).await);
+}
+
+#[tokio::test]
+async fn who_cannot_sign_an_open_intent_does_not_keep_it_from_who_can() {
+    let database = Postgres::shared().database().await;
+    let ledger = ledger(&database).await;
+    ledger.reserve(intent(), Turn::Line, soon()).await.unwrap();
+    let take = async |late: i32, issuers: Vec<String>| {
+        let taken = ledger.take_over(100, late, issuers).await.unwrap();
+        taken.len()
+    };
+    let ran_out = async |seconds: u32| {
+        let sql = format!("UPDATE open_intent SET lease_until = now() - interval '{seconds} s'");
+        database.execute(&sql).await;
+    };
+    // The duty is a replica's whose HSM is down: again and again it does not get it, and leases nothing.
+    ran_out(6).await;
+    for none in [Vec::new(), vec!["line-rsa".to_owned()]] {
+        assert_eq!(take(0, none).await, 0);
+    }
+    assert_eq!(take(5, issuers()).await, 1);
+    // It is long overdue: somebody has to say so, or give it up.
+    ran_out(16).await;
+    assert_eq!(take(0, Vec::new()).await, 1);
+    assert_eq!(take(0, issuers()).await, 0, "the lease runs");
 }
 
 /// Reserves for a new device, which it gives.
