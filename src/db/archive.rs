@@ -79,8 +79,10 @@ const ONE_MOMENT_OF_ORDER: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ O
     SET LOCAL enable_bitmapscan = off;
     SET LOCAL enable_sort = off";
 
-/// The newest record's time is the end of an index: no row is read.
-const TIME: &str = "SELECT clock_timestamp(), (SELECT max(recorded_at) FROM outcome)";
+/// The newest record's time is the end of an index: no row is read. The log's newest entry may be no record's, and
+/// nothing is recorded before its time.
+const TIME: &str = "SELECT clock_timestamp(),
+    greatest((SELECT max(recorded_at) FROM outcome), (SELECT at FROM log_head WHERE size > 0))";
 
 /// Issued certificates, joined with their intents. Which of them follows.
 macro_rules! issued {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use certfactory::ca::Archive as _;
 use certfactory::ca::Ledger as _;
 use certfactory::ca::Turn;
 use certfactory::ca::log::LogBook as _;
@@ -10,6 +11,7 @@ use certfactory::ca::log::Note;
 use certfactory::ca::log::NoteKind;
 use certfactory::ca::log::StoredTile;
 use certfactory::ca::log::fresh::FreshEntries;
+use certfactory::db::archive::PgArchive;
 use certfactory::db::log::PgLog;
 use certfactory::metrics::LedgerMetrics;
 use certfactory::pki::entry::Entry;
@@ -309,4 +311,22 @@ async fn of_checkpoints_the_last_hundred_are_kept_and_the_last_of_each_hour() {
         database.number("SELECT min(size) FROM checkpoint").await,
         30
     );
+}
+
+/// A note or an act may be the newest, of a moment at which the clock was ahead.
+#[tokio::test]
+async fn the_newest_entry_counts_as_the_newest_record() {
+    let database = Postgres::shared().database().await;
+    let ledger = ledger(&database).await;
+    let archive = PgArchive::new(&database.service()).unwrap();
+    assert_eq!(archive.time().await.unwrap().newest_record, None);
+    issue(&ledger, &intent()).await;
+    let newest = archive.time().await.unwrap();
+    assert!(newest.newest_record.unwrap() <= newest.now);
+    database
+        .execute("UPDATE log_head SET at = at + interval '1 hour'")
+        .await;
+    let later = archive.time().await.unwrap();
+    let ahead = later.newest_record.unwrap() - later.now;
+    assert!(ahead > chrono::TimeDelta::minutes(59), "{ahead}");
 }
