@@ -17,7 +17,7 @@ use crate::hsm::key::{Finding, KeyState, Purpose};
 use crate::hsm::module::{Module, OpenSession};
 use crate::hsm::pool::Job;
 use crate::hsm::supervisor::{RETRY, RETRY_SLOWEST};
-use crate::hsm::token::{Level, Opening, Token, find_slot, log_in};
+use crate::hsm::token::{Level, Opening, Sessions, Token, find_slot, log_in};
 
 /// A key that signed nothing for so long signs a probe: readiness is never a memory.
 const PROBE_AFTER: Duration = Duration::from_secs(5);
@@ -140,6 +140,7 @@ impl Desk {
             module: Arc::clone(module),
             slot,
             closed,
+            sessions: Sessions::default(),
         });
         Ok(())
     }

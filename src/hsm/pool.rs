@@ -112,6 +112,7 @@ impl Shift<'_> {
         let open = self.token.metrics.sessions.with_label_values(&["open"]);
         let busy = self.token.metrics.sessions.with_label_values(&["busy"]);
         open.inc();
+        let _held = self.opening.sessions.held();
         let mut next = held;
         let left = loop {
             let Some(job) = next.take().or_else(|| self.next_job()) else {
@@ -162,6 +163,7 @@ impl Shift<'_> {
                 // The first worker speaks for the token: when it has its session, the token is
                 // there, and whatever refuses another one refuses it only to us.
                 Err(fault) if self.index > 0 || fault.is_session_count() => {
+                    self.opening.sessions.refused(&fault);
                     tracing::warn!(
                         hsm = %self.token.config.name,
                         sessions = self.token.config.sessions,

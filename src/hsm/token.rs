@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Condvar, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -82,6 +82,45 @@ pub(crate) struct Opening {
     pub(crate) slot: Slot,
     /// Disconnected when the opening ends.
     pub(crate) closed: Receiver<()>,
+    /// What workers have of it.
+    pub(crate) sessions: Sessions,
+}
+
+/// Workers' sessions in one opening.
+#[derive(Default)]
+pub(crate) struct Sessions {
+    open: AtomicUsize,
+    /// Why a worker got none, the last time one did not.
+    refused: Mutex<Option<String>>,
+}
+
+impl Sessions {
+    /// A worker has one, until this is dropped.
+    pub(crate) fn held(&self) -> HeldSession<'_> {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        HeldSession(self)
+    }
+
+    pub(crate) fn refused(&self, fault: &HsmFault) {
+        *lock(&self.refused) = Some(format!("the token gives no session to sign in: {fault}"));
+    }
+
+    /// `Err(reason)` when workers asked and none has one.
+    fn some(&self) -> Result<(), String> {
+        if self.open.load(Ordering::Relaxed) > 0 {
+            return Ok(());
+        }
+        lock(&self.refused).clone().map_or(Ok(()), Err)
+    }
+}
+
+/// A worker's session, while it is counted.
+pub(crate) struct HeldSession<'a>(&'a Sessions);
+
+impl Drop for HeldSession<'_> {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// What a worker could not heal itself.
@@ -93,6 +132,15 @@ pub(crate) struct Report {
     pub(crate) level: Level,
     /// For people.
     pub(crate) reason: String,
+}
+
+/// Marks a call as over when it is dropped.
+struct Ended<'a>(&'a AtomicU64);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
 }
 
 /// How much is opened anew.
@@ -140,10 +188,10 @@ impl Token {
 
     // ---- for callers
 
-    /// `Err(reason)` when no key of this token could sign now. Takes two short locks, never blocks on the HSM.
+    /// `Err(reason)` when no key of this token could sign now. Takes short locks, never blocks on the HSM.
     pub(crate) fn ready(&self) -> Result<(), String> {
         match &lock(&self.state).gate {
-            Gate::Open(_) => {}
+            Gate::Open(opening) => opening.sessions.some()?,
             Gate::Recovering(_, since) if since.elapsed() < GRACE => {}
             Gate::Recovering(reason, _) | Gate::Down(reason) => return Err(reason.clone()),
             Gate::Ended => return Err("the HSM adapter is shut down".to_owned()),
@@ -235,17 +283,14 @@ impl Token {
         matches!(lock(&self.state).gate, Gate::Ended)
     }
 
-    /// Runs a call of worker `index` into the module under watch.
+    /// Runs a call of worker `index` into the module under watch; however it ends, it is over then.
     pub(crate) fn watched<T>(&self, index: usize, call: impl FnOnce() -> T) -> T {
         let began = self.calls.get(index);
         if let Some(began) = began {
             began.store(self.milliseconds() + 1, Ordering::Relaxed);
         }
-        let result = call();
-        if let Some(began) = began {
-            began.store(0, Ordering::Relaxed);
-        }
-        result
+        let _ended = began.map(Ended);
+        call()
     }
 
     /// Tells the supervisor what the worker cannot heal. The gravest report of a generation counts.

@@ -194,6 +194,37 @@ fn closed_sessions_are_replaced_without_a_failed_request() {
 }
 
 #[test]
+fn a_token_that_gives_workers_no_session_is_not_ready_until_it_does() {
+    in_own_process(
+        "a_token_that_gives_workers_no_session_is_not_ready_until_it_does",
+        async |world| {
+            let config = world.token(&fault_module(), &[("a", P256)]);
+            // The one that proves the keys, and no other: a client that died holds the rest.
+            world.control("sessions=1");
+            let hsm = Hsm::start(vec![config], &world.metrics);
+            let patience = seconds(5);
+            let start = Instant::now();
+            let reason = loop {
+                let reason = until_not_ready(&hsm, "issuer-a", patience).await;
+                if reason.contains("gives no session to sign in") {
+                    break reason;
+                }
+                assert!(start.elapsed() < patience, "{reason}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            };
+            assert!(
+                reason.contains("SESSION_COUNT") || reason.contains("SessionCount"),
+                "{reason}"
+            );
+            assert!(hsm.wait_ready(Duration::from_millis(300)).await.is_err());
+            world.control("");
+            hsm.wait_ready(seconds(8)).await.unwrap();
+            until_it_signs(&hsm, "issuer-a", seconds(8)).await;
+        },
+    );
+}
+
+#[test]
 fn one_dead_session_is_replaced_by_its_own_worker() {
     in_own_process(
         "one_dead_session_is_replaced_by_its_own_worker",

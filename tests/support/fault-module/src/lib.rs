@@ -5,6 +5,7 @@
 //! * `sign_rv=N`: `C_Sign` returns N; with `percent=P` on that share of calls, with `times=T` only T times
 //! * `login_rv=N`: `C_Login` returns N
 //! * `open_rv=N`: `C_OpenSession` returns N
+//! * `sessions=N`: the token gives no more than N sessions at a time
 //! * `delay_ms=N`: `C_Sign` takes that much longer
 //! * `finalize_ms=N`: so does `C_Finalize`
 //! * `hang=1`: `C_Sign` returns only after the file has changed
@@ -156,7 +157,6 @@ macro_rules! forwarded {
 }
 
 forwarded! {
-    close_session = C_CloseSession(session: CK_SESSION_HANDLE);
     session_info = C_GetSessionInfo(session: CK_SESSION_HANDLE, info: CK_SESSION_INFO_PTR);
     find_init = C_FindObjectsInit(session: CK_SESSION_HANDLE, template: CK_ATTRIBUTE_PTR, count: CK_ULONG);
     find = C_FindObjects(session: CK_SESSION_HANDLE, objects: CK_OBJECT_HANDLE_PTR, most: CK_ULONG, found: CK_ULONG_PTR);
@@ -175,6 +175,7 @@ unsafe extern "C" fn sign_init(
             let _alone = IN_USE.write().unwrap_or_else(PoisonError::into_inner);
             real().C_GetSessionInfo.unwrap()(session, &mut info);
             real().C_CloseAllSessions.unwrap()(info.slotID);
+            SESSIONS.store(0, Ordering::SeqCst);
         }
         if once("logout") {
             real().C_Logout.unwrap()(session);
@@ -239,8 +240,23 @@ unsafe extern "C" fn finalize(reserved: CK_VOID_PTR) -> CK_RV {
         sleep(Duration::from_millis(milliseconds));
     }
     let value = unsafe { real().C_Finalize.unwrap()(reserved) };
+    SESSIONS.store(0, Ordering::SeqCst);
     ENDS.fetch_add(1, Ordering::SeqCst);
     write_counts();
+    value
+}
+
+/// Sessions that are open.
+static SESSIONS: AtomicU64 = AtomicU64::new(0);
+/// `CKR_SESSION_COUNT`
+const NO_MORE_SESSIONS: CK_RV = 0xB1;
+
+unsafe extern "C" fn close_session(session: CK_SESSION_HANDLE) -> CK_RV {
+    let _in_use = IN_USE.read().unwrap_or_else(PoisonError::into_inner);
+    let value = unsafe { real().C_CloseSession.unwrap()(session) };
+    if value == CKR_OK {
+        SESSIONS.fetch_sub(1, Ordering::SeqCst);
+    }
     value
 }
 
@@ -251,13 +267,22 @@ unsafe extern "C" fn open_session(
     notify: CK_NOTIFY,
     session: CK_SESSION_HANDLE_PTR,
 ) -> CK_RV {
-    match word("open_rv") {
-        Some(value) => value as CK_RV,
-        None => {
-            let _in_use = IN_USE.read().unwrap_or_else(PoisonError::into_inner);
-            unsafe { real().C_OpenSession.unwrap()(slot, flags, application, notify, session) }
-        }
+    if let Some(value) = word("open_rv") {
+        return value as CK_RV;
     }
+    let most = word("sessions").unwrap_or(u64::MAX);
+    let taken = SESSIONS.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |open| {
+        (open < most).then_some(open + 1)
+    });
+    if taken.is_err() {
+        return NO_MORE_SESSIONS;
+    }
+    let _in_use = IN_USE.read().unwrap_or_else(PoisonError::into_inner);
+    let value = unsafe { real().C_OpenSession.unwrap()(slot, flags, application, notify, session) };
+    if value != CKR_OK {
+        SESSIONS.fetch_sub(1, Ordering::SeqCst);
+    }
+    value
 }
 
 static LIST: OnceLock<CK_FUNCTION_LIST> = OnceLock::new();
