@@ -13,7 +13,7 @@ pub use enrolment::EnrolError;
 pub use rights::Act;
 pub use rights::Rights;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -189,10 +189,11 @@ pub trait StationBook: Send + Sync {
         others_linger: bool,
     ) -> PortFuture<'_, Result<bool, LedgerFault>>;
 
-    /// Devices that each of these had certified since the last midnight, UTC.
-    fn devices_today(
+    /// Devices that each of these had certified since the day began, UTC.
+    fn devices_since(
         &self,
         names: Vec<String>,
+        day: NaiveDate,
     ) -> PortFuture<'_, Result<Vec<(String, u32)>, LedgerFault>>;
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
+use chrono::NaiveDate;
 use sqlx::Connection;
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -347,13 +348,14 @@ impl StationBook for PgLedger {
         Box::pin(self.is_good(StationJob::AddKey(name, spki_sha256, others_linger)))
     }
 
-    fn devices_today(
+    fn devices_since(
         &self,
         names: Vec<String>,
+        day: NaiveDate,
     ) -> PortFuture<'_, Result<Vec<(String, u32)>, LedgerFault>> {
         Box::pin(async move {
-            match self.station(StationJob::DevicesToday(names)).await? {
-                StationAnswer::DevicesToday(counts) => Ok(counts),
+            match self.station(StationJob::DevicesSince(names, day)).await? {
+                StationAnswer::DevicesSince(counts) => Ok(counts),
                 _ => Err(mixed_up()),
             }
         })

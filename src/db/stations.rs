@@ -5,6 +5,8 @@
 use std::sync::Arc;
 
 use chrono::DateTime;
+use chrono::NaiveDate;
+use chrono::NaiveTime;
 use chrono::Utc;
 use sqlx::PgConnection;
 use sqlx::Row;
@@ -78,13 +80,10 @@ const APPROVE: &str = "UPDATE proposal SET approved_by = $2, approved_at = state
     WHERE proposal_id = $1 AND approved_by IS NULL AND proposed_by <> $2";
 
 /// By the index over principal and intent: UUIDv7 begin with the time.
-const DEVICES_TODAY: &str = "
+const DEVICES_SINCE: &str = "
     SELECT n.name, (SELECT count(*) FROM intent i
                     WHERE i.principal = n.name AND i.intent_id >= $2 AND i.kind = 'device') AS devices
     FROM UNNEST($1::text[]) AS n (name)";
-
-const TODAY: &str =
-    "SELECT date_trunc('day', statement_timestamp() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'";
 
 /// One question to the book.
 pub(super) enum StationJob {
@@ -95,7 +94,7 @@ pub(super) enum StationJob {
     Approve(Uuid, [u8; 32], String),
     UseCode([u8; 32], String, [u8; 32]),
     AddKey(String, [u8; 32], bool),
-    DevicesToday(Vec<String>),
+    DevicesSince(Vec<String>, NaiveDate),
 }
 
 /// The answer to the variant of the same name, or of the same kind.
@@ -106,7 +105,7 @@ pub(super) enum StationAnswer {
     Approved(Approved),
     /// Of `UseCode` and `AddKey`.
     Good(bool),
-    DevicesToday(Vec<(String, u32)>),
+    DevicesSince(Vec<(String, u32)>),
 }
 
 impl Job for StationJob {
@@ -146,7 +145,7 @@ impl StationJob {
         match self {
             Self::Act(_, by) | Self::Propose(_, _, by) | Self::Approve(_, _, by) => Some(by),
             Self::UseCode(_, name, _) | Self::AddKey(name, _, _) => Some(name),
-            Self::Registrations(_) | Self::Proposals | Self::DevicesToday(_) => None,
+            Self::Registrations(_) | Self::Proposals | Self::DevicesSince(..) => None,
         }
     }
 
@@ -181,12 +180,9 @@ impl StationJob {
             Self::AddKey(name, key, others_linger) => {
                 StationAnswer::Good(add_key(connection, name, key, *others_linger).await?)
             }
-            Self::DevicesToday(names) => {
-                let today: DateTime<Utc> = sqlx::query_scalar(TODAY)
-                    .fetch_one(&mut *connection)
-                    .await?;
-                let first = first_id(today);
-                let rows = sqlx::query(DEVICES_TODAY)
+            Self::DevicesSince(names, day) => {
+                let first = first_id(day.and_time(NaiveTime::MIN).and_utc());
+                let rows = sqlx::query(DEVICES_SINCE)
                     .bind(names)
                     .bind(first)
                     .fetch_all(connection)
@@ -198,7 +194,7 @@ impl StationJob {
                         u32::try_from(devices).unwrap_or(u32::MAX),
                     ))
                 });
-                StationAnswer::DevicesToday(counts.collect::<Result<_, sqlx::Error>>()?)
+                StationAnswer::DevicesSince(counts.collect::<Result<_, sqlx::Error>>()?)
             }
         })
     }

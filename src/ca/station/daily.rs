@@ -85,8 +85,9 @@ impl Ca {
     }
 
     async fn count_daily(&self, names: Vec<String>) -> Result<(), LedgerFault> {
+        // Ids have the service's time, so it is its day that counts, whatever the database's clock says.
         let day = self.clock.now().date_naive();
-        for (name, devices) in self.station_book.devices_today(names).await? {
+        for (name, devices) in self.station_book.devices_since(names, day).await? {
             self.daily_caps.put(name, devices, day);
         }
         Ok(())
