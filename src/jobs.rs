@@ -7,3 +7,4 @@ pub mod log;
 pub mod measure;
 pub mod package;
 pub mod packer;
+mod room;

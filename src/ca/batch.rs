@@ -419,8 +419,12 @@ pub trait BatchBook: Send + Sync {
         outcome: ChunkOutcome,
     ) -> PortFuture<'_, Result<(), LedgerFault>>;
 
-    /// Leases a batch whose package is to be made.
-    fn lease_package(&self, instance: u8) -> PortFuture<'_, Result<Option<Batch>, LedgerFault>>;
+    /// Leases a batch whose package is to be made; none of those that are held up and lack room here.
+    fn lease_package(
+        &self,
+        instance: u8,
+        lacking: Vec<Uuid>,
+    ) -> PortFuture<'_, Result<Option<Batch>, LedgerFault>>;
 
     /// A chunk that is done; `None` while it is not.
     fn done_chunk(

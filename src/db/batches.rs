@@ -114,6 +114,7 @@ const LEASE_PACKAGE: &str = "UPDATE batch b
     SET package_leased_by = $1, package_lease_until = statement_timestamp() + interval '10 seconds'
     WHERE b.batch_id = (SELECT w.batch_id FROM batch w
         WHERE w.package_sha256 IS NULL AND w.keys_destroyed_at IS NULL
+              AND NOT (w.batch_id = ANY($2) AND w.hindrance IS NOT NULL)
               AND coalesce(w.package_lease_until < statement_timestamp() OR w.package_leased_by = $1, true)
               AND (w.state = 'running' OR w.state = 'cancelled'
                    AND EXISTS (SELECT FROM batch_chunk k WHERE k.batch_id = w.batch_id AND k.done_at IS NOT NULL)
@@ -139,7 +140,7 @@ pub(super) enum BatchJob {
     GiveUp(i16),
     Release(i16, Uuid, i32, i32),
     Complete(Uuid, i32, ChunkOutcome),
-    LeasePackage(i16),
+    LeasePackage(i16, Vec<Uuid>),
     DoneChunk(Uuid, i32),
     Expired(i32),
 }
@@ -239,8 +240,10 @@ impl BatchJob {
                     .await?;
                 BatchAnswer::Done
             }
-            Self::LeasePackage(instance) => {
-                let lease = sqlx::query_scalar(LEASE_PACKAGE).bind(instance);
+            Self::LeasePackage(instance, lacking) => {
+                let lease = sqlx::query_scalar(LEASE_PACKAGE)
+                    .bind(instance)
+                    .bind(lacking);
                 let id: Option<Uuid> = lease.fetch_optional(&mut *connection).await?;
                 let found = match id {
                     Some(id) => show(connection, id).await?,

@@ -48,7 +48,7 @@ pub struct PackageHead {
     pub forms: Forms,
     /// Columns of the flasher's table, by name; empty: the usual ones.
     pub columns: Vec<String>,
-    /// Certificates of each issuer by its name, DER, the one that signs the leaves first.
+    /// Certificates of each issuer that a device has, by its name, DER, the one that signs the leaves first.
     pub chains: BTreeMap<String, Vec<Vec<u8>>>,
 }
 

@@ -1,8 +1,8 @@
 //! Packages are made while their batches run, by one replica each, from nothing but rows.
 //!
 //! A package is the same octets whoever makes it, so whoever comes after a dead replica begins anew.
-//! A full disk holds its batch up until there is room; nothing stands under the final name before
-//! it is whole.
+//! A full disk holds its batch up until there is more room than the package had; nothing stands under
+//! the final name before it is whole.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -28,6 +28,8 @@ use crate::jobs::package::PackageDevice;
 use crate::jobs::package::PackageFailure;
 use crate::jobs::package::PackageHead;
 use crate::jobs::package::PackageWriter;
+use crate::jobs::room;
+use crate::jobs::room::Room;
 use crate::pki::pem;
 use crate::pki::report::KEY_NAME;
 use crate::pki::report::ReportToBeSigned;
@@ -46,9 +48,9 @@ const SIGN_MAX: Duration = Duration::from_secs(10);
 /// Why a package is not closed.
 #[derive(Debug, thiserror::Error)]
 enum PackFault {
-    /// The disk is full, or not there.
+    /// The disk is full, or not there. And how many octets of it the package had taken.
     #[error("the package cannot be written: {0}")]
-    Disk(#[from] io::Error),
+    Disk(io::Error, u64),
     /// The database.
     #[error(transparent)]
     Ledger(#[from] LedgerFault),
@@ -69,20 +71,22 @@ enum PackFault {
 impl BatchRunner {
     /// Makes packages, one after the other.
     pub(super) async fn pack(self: Arc<Self>) {
+        let mut room = Room::default();
         while !self.is_stopping() {
             let Some(instance) = self.instance() else {
                 tokio::time::sleep(RETRY).await;
                 continue;
             };
-            match self.ca.batches.lease_package(instance).await {
-                Ok(Some(batch)) => self.package(batch).await,
+            let lacking = room.lacking(|| room::free(&self.directory));
+            match self.ca.batches.lease_package(instance, lacking).await {
+                Ok(Some(batch)) => self.package(batch, &mut room).await,
                 Ok(None) => tokio::time::sleep(IDLE).await,
                 Err(_) => tokio::time::sleep(RETRY).await,
             }
         }
     }
 
-    async fn package(self: &Arc<Self>, batch: Batch) {
+    async fn package(self: &Arc<Self>, batch: Batch, room: &mut Room) {
         let id = batch.id;
         self.hold(|held| held.package = Some(id));
         match self.write(batch).await {
@@ -103,8 +107,13 @@ impl BatchRunner {
                 tracing::info!(batch = %id, length, "a batch's package is closed");
             }
             Err(PackFault::Changed) => tokio::time::sleep(IDLE).await,
-            Err(fault @ PackFault::Disk(_)) => {
+            Err(fault @ PackFault::Disk(..)) => {
                 let reason = fault.to_string();
+                if let PackFault::Disk(error, taken) = fault
+                    && error.kind() == io::ErrorKind::StorageFull
+                {
+                    room.used_up(id, taken);
+                }
                 tracing::error!(batch = %id, reason, "a batch is held up");
                 let act = BatchAct::Hinder(Some(reason));
                 self.ca.batches.act(id, act).await.ok();
@@ -122,22 +131,13 @@ impl BatchRunner {
 
     /// The whole package, from its first chunk to its name.
     async fn write(self: &Arc<Self>, batch: Batch) -> Result<Packed, PackFault> {
-        let (id, cancelled) = (batch.id, batch.state == State::Cancelled);
-        let chunks = i32::try_from(batch.chunk_count()).unwrap_or(i32::MAX);
-        let head = self.head(&batch)?;
-        let (directory, maker) = (self.directory.clone(), self.ca.replica.id);
-        let mut writer = blocking(move || PackageWriter::begin(&directory, maker, head)).await?;
-        let mut hindered = batch.hindrance.is_some();
-        for number in 1..=chunks {
-            let done = self
-                .done_chunk(id, number, cancelled, &mut hindered)
-                .await?;
-            let Some(done) = done else { continue };
-            let chunk = package_chunk(done);
-            writer = blocking(move || writer.chunk(&chunk).map(|()| writer)).await?;
-        }
-        let (writer, seal) =
-            blocking(move || writer.seal_payload().map(|seal| (writer, seal))).await?;
+        let mut issuers = BTreeSet::new();
+        let writer = loop {
+            if let Some(writer) = self.write_chunks(&batch, &mut issuers).await? {
+                break writer;
+            }
+        };
+        let (writer, seal) = write(writer, PackageWriter::seal_payload).await?;
         let key = self.ca.report_key.as_ref();
         let key = key.ok_or_else(|| PackFault::Internal("no [site.report_key]".to_owned()))?;
         let unsigned = ReportToBeSigned::build_manifest_seal(&seal, &key.kid)
@@ -148,11 +148,42 @@ impl BatchRunner {
             self.ca.signer.distrust(KEY_NAME);
             return Err(PackFault::WrongSignature);
         };
-        let package = blocking(move || writer.finish(&jws)).await?;
+        let (_, package) = write(writer, move |writer| writer.finish(&jws)).await?;
         Ok(Packed {
             length: i64::try_from(package.length).unwrap_or(i64::MAX),
             sha256: package.sha256,
         })
+    }
+
+    /// All before the tables. `None`: a chunk has another issuer than `issuers` had, which has it now. A
+    /// chain stands before all devices, and the profile may take another issuer while its batch runs: so
+    /// the package is begun anew.
+    async fn write_chunks(
+        &self,
+        batch: &Batch,
+        issuers: &mut BTreeSet<String>,
+    ) -> Result<Option<PackageWriter>, PackFault> {
+        let (id, cancelled) = (batch.id, batch.state == State::Cancelled);
+        let chunks = i32::try_from(batch.chunk_count()).unwrap_or(i32::MAX);
+        let head = self.head(batch, issuers)?;
+        let (directory, maker) = (self.directory.clone(), self.ca.replica.id);
+        let begun = blocking(move || PackageWriter::begin(&directory, maker, head)).await?;
+        let mut writer = begun.map_err(|error| PackFault::Disk(error, 0))?;
+        let mut hindered = batch.hindrance.is_some();
+        for number in 1..=chunks {
+            let done = self
+                .done_chunk(id, number, cancelled, &mut hindered)
+                .await?;
+            let Some(done) = done else { continue };
+            let chunk = package_chunk(done);
+            let known = issuers.len();
+            issuers.extend(chunk.devices.iter().map(|device| device.issuer.clone()));
+            if issuers.len() > known {
+                return Ok(None);
+            }
+            (writer, ()) = write(writer, move |writer| writer.chunk(&chunk)).await?;
+        }
+        Ok(Some(writer))
     }
 
     /// Waits for the chunk; `None` for one that a cancelled batch never began.
@@ -190,22 +221,18 @@ impl BatchRunner {
         }
     }
 
-    fn head(&self, batch: &Batch) -> Result<PackageHead, PackFault> {
+    fn head(&self, batch: &Batch, issuers: &BTreeSet<String>) -> Result<PackageHead, PackFault> {
         let definition = &batch.definition;
-        let profile = self.ca.profiles.get(&definition.profile);
-        let profile = profile.ok_or_else(|| {
-            PackFault::Internal(format!("there is no profile `{}` here", definition.profile))
-        })?;
         let mut chains = BTreeMap::new();
-        for name in profile.issuers().collect::<BTreeSet<_>>() {
+        for name in issuers {
             let issuer = self.ca.issuers.get(name);
             let issuer =
-                issuer.ok_or_else(|| PackFault::Internal(format!("no issuer `{name}`")))?;
+                issuer.ok_or_else(|| PackFault::Internal(format!("no issuer `{name}` here")))?;
             let blocks = issuer
                 .pem
                 .iter()
                 .flat_map(|pem| pem::blocks(pem).unwrap_or_default());
-            chains.insert(name.to_owned(), blocks.map(|block| block.der).collect());
+            chains.insert(name.clone(), blocks.map(|block| block.der).collect());
         }
         let keys = definition.keys.as_ref();
         let origin = batch.key_origin.map_or("", |origin| origin.as_str());
@@ -271,11 +298,22 @@ fn package_chunk(done: DoneChunk) -> PackageChunk {
     }
 }
 
+/// Writes more of the package, which is gone, and its room free again, where that fails.
+async fn write<T: Send + 'static>(
+    mut writer: PackageWriter,
+    more: impl FnOnce(&mut PackageWriter) -> io::Result<T> + Send + 'static,
+) -> Result<(PackageWriter, T), PackFault> {
+    blocking(move || match more(&mut writer) {
+        Ok(done) => Ok((writer, done)),
+        Err(error) => Err(PackFault::Disk(error, writer.disk_use())),
+    })
+    .await?
+}
+
 /// Disk work, on a thread that may wait.
 async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+    work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, PackFault> {
     let task = tokio::task::spawn_blocking(work).await;
-    let result = task.map_err(|panic| PackFault::Internal(panic.to_string()))?;
-    Ok(result?)
+    task.map_err(|panic| PackFault::Internal(panic.to_string()))
 }

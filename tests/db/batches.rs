@@ -127,17 +127,37 @@ async fn nothing_is_begun_of_a_batch_that_does_not_run_and_its_package_waits_for
     // Its replica had leased it before, and makes its keys only now.
     let two = book.begin(batch.id, 2, keys("two"), keys("envelope"));
     assert_eq!(two.await.unwrap(), None);
-    assert!(book.lease_package(1).await.unwrap().is_none());
+    assert!(book.lease_package(1, Vec::new()).await.unwrap().is_none());
     let outcome = ChunkOutcome {
         intents: vec![None],
         failures: Vec::new(),
     };
     book.complete(batch.id, 1, outcome).await.unwrap();
-    assert!(book.lease_package(1).await.unwrap().is_some());
+    assert!(book.lease_package(1, Vec::new()).await.unwrap().is_some());
     book.give_up(1).await.unwrap();
     assert!(book.lease(1).await.unwrap().is_none());
     for act in [BatchAct::Resume, BatchAct::Pause("late".into())] {
         let still = book.act(batch.id, act).await.unwrap().unwrap();
         assert_eq!(still.state, State::Cancelled);
     }
+}
+
+#[tokio::test]
+async fn a_package_without_room_waits_while_its_batch_is_held_up_and_other_packages_do_not() {
+    let database = Postgres::shared().database().await;
+    let (book, batch) = running(&database).await;
+    let package = async |lacking: &[Uuid]| {
+        let leased = book.lease_package(1, lacking.to_vec()).await.unwrap();
+        leased.map(|batch| batch.id)
+    };
+    let hinder = async |reason: Option<&str>| {
+        let act = BatchAct::Hinder(reason.map(str::to_owned));
+        book.act(batch.id, act).await.unwrap().unwrap();
+    };
+    hinder(Some("the disk is full")).await;
+    assert_eq!(package(&[batch.id]).await, None);
+    assert_eq!(package(&[Uuid::from_u128(1)]).await, Some(batch.id));
+    // Somebody paused and resumed it: it is tried.
+    hinder(None).await;
+    assert_eq!(package(&[batch.id]).await, Some(batch.id));
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::load::pause_up_to;
+use crate::reload::{ACCEPTED, hang_up};
 use crate::support::batch::order;
 use crate::support::device::Device;
 use crate::support::faults::{calls, control, use_fault_module};
@@ -102,6 +103,33 @@ fn own_restart_of_the_package(world: &crate::support::world::World, id: &str) {
     assert_eq!(world.act(id, "pause").status, 200);
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(world.act(id, "resume").status, 200);
+}
+
+#[test]
+fn a_package_has_the_chain_of_each_issuer_that_the_profile_had_while_its_batch_ran() {
+    let own = OwnWorld::running();
+    let (world, recipient) = (&own.world, Recipient::new());
+    let id = world.taken(&order(12_000, &recipient));
+    world.wait_batch(&id, LONG, |batch| batch["issued"].as_i64() >= Some(500));
+    assert_eq!(world.act(&id, "pause").status, 200);
+    let profile = world.dir.join("profiles/lightbulb.toml");
+    let text = std::fs::read_to_string(&profile).unwrap();
+    let changed = text.replace("issuer = \"line-ec\"", "issuer = \"line-rsa\"");
+    assert_ne!(changed, text);
+    std::fs::write(&profile, changed).unwrap();
+    hang_up(&own, ACCEPTED);
+    assert_eq!(world.act(&id, "resume").status, 200);
+
+    world.wait_done(&id, LONG);
+    let (tar, unpacked) = world.unpack(&id, &recipient);
+    let chains = std::fs::read_dir(unpacked.join("chain")).unwrap();
+    let mut chains: Vec<_> = chains.map(|it| it.unwrap().file_name()).collect();
+    chains.sort();
+    assert_eq!(chains, ["line-ec.pem", "line-rsa.pem"]);
+    assert_eq!(
+        world.verify_package(&tar, &recipient)["devices"],
+        json!(12_000)
+    );
 }
 
 #[test]

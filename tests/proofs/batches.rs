@@ -209,6 +209,14 @@ pub fn list(devices: u32) {
     assert_eq!(kept, "0");
 }
 
+/// Octets that the service has written so far, wherever to.
+fn written(own: &OwnWorld) -> u64 {
+    let service = own.service.as_ref().unwrap().id();
+    let io = std::fs::read_to_string(format!("/proc/{service}/io")).unwrap();
+    let written = io.lines().find_map(|line| line.strip_prefix("wchar: "));
+    written.unwrap().parse().unwrap()
+}
+
 /// A disk that fills up in the middle, and gets room again. As root: it mounts one of its own.
 pub fn full_disk(devices: u32) {
     let own = OwnWorld::running();
@@ -233,7 +241,9 @@ pub fn full_disk(devices: u32) {
         "full at                    {} of {devices}: {}",
         held["issued"], held["reason"]
     );
-    std::thread::sleep(Duration::from_secs(6));
+    let before = written(&own);
+    std::thread::sleep(Duration::from_secs(30));
+    let written = written(&own) - before;
     let names = || -> Vec<_> {
         let entries = std::fs::read_dir(&directory).unwrap();
         entries.map(|entry| entry.unwrap().file_name()).collect()
@@ -247,9 +257,11 @@ pub fn full_disk(devices: u32) {
     );
     let still = own.world.show_batch(&id);
     println!(
-        "six seconds later          {} issued, {}",
+        "thirty seconds later       {} issued, {}; {written} octets written meanwhile",
         still["issued"], still["state"]
     );
+    // A package that is begun again and again would write all that fits, every few seconds.
+    assert!(written < u64::from(devices) * 100, "{written}");
     mount(&["-o", "remount,size=2g"]);
     let start = Instant::now();
     let done = own.world.wait_done(&id, LONG);

@@ -177,8 +177,12 @@ impl BatchBook for PgBatches {
         Box::pin(self.done(BatchJob::Complete(id, number, outcome)))
     }
 
-    fn lease_package(&self, instance: u8) -> PortFuture<'_, Result<Option<Batch>, LedgerFault>> {
-        Box::pin(self.one(BatchJob::LeasePackage(instance.into())))
+    fn lease_package(
+        &self,
+        instance: u8,
+        lacking: Vec<Uuid>,
+    ) -> PortFuture<'_, Result<Option<Batch>, LedgerFault>> {
+        Box::pin(self.one(BatchJob::LeasePackage(instance.into(), lacking)))
     }
 
     fn done_chunk(

@@ -9,6 +9,7 @@ use std::fs;
 use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use openssl::sha::sha256;
@@ -44,6 +45,9 @@ use crate::pki::roads::table::TableRow;
 
 /// Longest issuer name, octets: it becomes a file's name, and a tar has 100 for that.
 const ISSUER_NAME_LENGTH_MAX: usize = 80;
+
+/// Octets of a block that `stat` counts.
+const STAT_BLOCK: u64 = 512;
 
 /// Writes one package. Dropped before its end, or after an error, it leaves nothing behind.
 pub struct PackageWriter {
@@ -202,8 +206,8 @@ impl PackageWriter {
     }
 
     /// Adds the signature, and gives the package its name once all of it is on the disk. A package
-    /// of that name is replaced.
-    pub fn finish(mut self, jws: &str) -> io::Result<Package> {
+    /// of that name is replaced. After it nothing more is taken.
+    pub fn finish(&mut self, jws: &str) -> io::Result<Package> {
         let Stage::Sealed(mut tar) = std::mem::replace(&mut self.stage, Stage::Over) else {
             return Err(refused("the package is not ready for its seal"));
         };
@@ -220,6 +224,13 @@ impl PackageWriter {
             length,
             sha256,
         })
+    }
+
+    /// Octets of the disk that it takes at present.
+    pub fn disk_use(&self) -> u64 {
+        let files = fs::read_dir(&self.part).into_iter().flatten().flatten();
+        let blocks = files.filter_map(|file| file.metadata().ok().map(|it| it.blocks()));
+        blocks.sum::<u64>() * STAT_BLOCK
     }
 
     fn open_work(&mut self) -> io::Result<Box<Work>> {
