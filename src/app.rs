@@ -204,7 +204,7 @@ impl App {
         log.follow(&config, &ca, seen, Arc::new(LogMetrics::new(&registry)?))?;
         let principals = first_principals(&ca).await?;
         let shelf = repository::publish(&config, &database, &ca, &registry).await?;
-        upkeep::begin(&ca, watch, &principals, &tls);
+        upkeep::begin(&ca, Arc::clone(&hsm), watch, &principals, &tls);
         keep_beating(&config, &database)?;
         measure(&config, &database, &ca, archive, &registry)?;
         let batches = batch_runner(&config, &ca, &registry)?;

@@ -175,6 +175,14 @@ impl Hsm {
         )))
     }
 
+    /// Publishes which tokens and keys can sign now. Never blocks: their supervisors do so too, but may hang
+    /// inside a module.
+    pub fn show(&self) {
+        for (_, token) in &self.tokens {
+            token.show();
+        }
+    }
+
     /// Refuses new work, lets calls under way finish, logs out by closing every session, and finalises
     /// modules nobody uses any more. Blocks for two seconds at most, and once; a call that hangs is left behind.
     pub fn shutdown(&self) {

@@ -8,6 +8,7 @@ use actix_web::web::Data;
 use crate::ca::Archive;
 use crate::ca::Ca;
 use crate::ca::Clock;
+use crate::hsm::Hsm;
 use crate::http::principal::Principals;
 use crate::http::tls::Tls;
 
@@ -22,6 +23,8 @@ const MAKE_PARTITIONS_EVERY: Duration = Duration::from_mins(1);
 const RECOVER_EVERY: Duration = Duration::from_millis(500);
 /// How often the service's clock is held against the database's.
 const COMPARE_CLOCKS_EVERY: Duration = Duration::from_secs(1);
+/// How often it is shown which tokens and keys can sign.
+const SHOW_TOKENS_EVERY: Duration = Duration::from_secs(1);
 /// How often the TLS files are looked at.
 const TLS_FILES_EVERY: Duration = Duration::from_secs(10);
 /// How often people are told of what comes to its end.
@@ -30,10 +33,12 @@ const WARN_EVERY: Duration = Duration::from_hours(24);
 /// Begins with all of it that is this replica's part; it goes on as long as the service does.
 pub(super) fn begin(
     ca: &Arc<Ca>,
+    hsm: Arc<Hsm>,
     watch: Arc<dyn Archive>,
     principals: &Data<Principals>,
     tls: &Arc<Tls>,
 ) {
+    tokio::spawn(show_tokens(hsm));
     tokio::spawn(reread_tls_files(ca.clock.clone(), tls.clone()));
     if ca.replica.part.serves() {
         tokio::spawn(reread_principals(watch.clone(), principals.clone()));
@@ -55,6 +60,13 @@ pub(super) async fn reread_principals(watch: Arc<dyn Archive>, principals: Data<
         if let Ok(table) = watch.principals().await {
             principals.replace(table);
         }
+    }
+}
+
+async fn show_tokens(hsm: Arc<Hsm>) {
+    loop {
+        hsm.show();
+        tokio::time::sleep(SHOW_TOKENS_EVERY).await;
     }
 }
 

@@ -257,22 +257,13 @@ impl Desk {
 
     /// Publishes the state, and frees those who wait for a token that hangs.
     pub(crate) fn show(&self) {
-        let token = self.token.ready();
-        self.show_token(token.is_ok());
-        for key in &self.token.keys {
-            key.show(token.is_ok() && key.ready().is_ok());
-        }
+        self.token.show();
         if let Some(reason) = self.token.hung() {
             self.token.fail_waiting(&reason);
         }
-    }
-
-    fn show_token(&self, up: bool) {
         let Token {
             config, metrics, ..
         } = &*self.token;
-        let up_now = metrics.token_up.with_label_values(&[&config.name]);
-        up_now.set(i64::from(up));
         let refused = metrics.pin_refused.with_label_values(&[&config.name]);
         refused.set(i64::from(self.stopped));
     }
@@ -281,9 +272,6 @@ impl Desk {
 impl Drop for Desk {
     fn drop(&mut self) {
         self.close();
-        self.show_token(false);
-        for key in &self.token.keys {
-            key.show(false);
-        }
+        self.token.show();
     }
 }

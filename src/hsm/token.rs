@@ -199,6 +199,17 @@ impl Token {
         self.hung().map_or(Ok(()), Err)
     }
 
+    /// Publishes whether it, and each of its keys, can sign now.
+    pub(crate) fn show(&self) {
+        let token = self.ready();
+        let labels = [&self.config.name];
+        let up = self.metrics.token_up.with_label_values(&labels);
+        up.set(i64::from(token.is_ok()));
+        for key in &self.keys {
+            key.show(token.is_ok() && key.ready().is_ok());
+        }
+    }
+
     /// Queues a job, or gives it up at once.
     pub(crate) fn submit(&self, job: Job) -> Result<(), SignerFault> {
         self.metrics.queue_depth.inc();

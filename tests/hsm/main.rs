@@ -535,6 +535,39 @@ fn a_hung_module_costs_its_callers_their_deadline_and_no_thread() {
 }
 
 #[test]
+fn a_module_that_hangs_while_it_is_recovered_is_shown_as_down() {
+    in_own_process(
+        "a_module_that_hangs_while_it_is_recovered_is_shown_as_down",
+        async |world| {
+            let config = world.token(&fault_module(), &[("a", P256)]);
+            let hsm = world.hsm(&config).await;
+            sign(&hsm, "issuer-a").await.unwrap();
+            let up = || {
+                hsm.show();
+                let token = world.metrics.token_up.with_label_values(&[&config.name]);
+                let issuer = world.metrics.up.with_label_values(&["issuer-a"]);
+                (token.get(), issuer.get())
+            };
+            let until = async |wanted, patience| {
+                let start = Instant::now();
+                while up() != wanted {
+                    assert!(start.elapsed() < patience, "{:?}", up());
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            until((1, 1), seconds(1)).await;
+            // CKR_DEVICE_REMOVED, and the session that would heal it never comes.
+            world.control("sign_rv=0x32 open_hang=1");
+            assert!(sign(&hsm, "issuer-a").await.is_err());
+            until((0, 0), seconds(3)).await;
+            world.control("");
+            until((1, 1), seconds(8)).await;
+            sign(&hsm, "issuer-a").await.unwrap();
+        },
+    );
+}
+
+#[test]
 fn a_slow_token_overflows_its_queue_and_not_the_memory() {
     in_own_process(
         "a_slow_token_overflows_its_queue_and_not_the_memory",

@@ -9,6 +9,7 @@
 //! * `delay_ms=N`: `C_Sign` takes that much longer
 //! * `finalize_ms=N`: so does `C_Finalize`
 //! * `hang=1`: `C_Sign` returns only after the file has changed
+//! * `open_hang=1`: so does `C_OpenSession`
 //! * `flip=1`: a bit of every signature is wrong
 //! * `close_all=1`: once, before the next `C_SignInit`, all sessions of its token are closed
 //! * `logout=1`: once, before the next `C_SignInit`, another session logs the user out
@@ -185,6 +186,16 @@ unsafe extern "C" fn sign_init(
     }
 }
 
+/// Where the file has this word, until it has changed.
+fn hang_while(name: &str) {
+    if word(name).is_some() {
+        let text = control_text();
+        while control_text() == text {
+            sleep(Duration::from_millis(10));
+        }
+    }
+}
+
 unsafe extern "C" fn sign(
     session: CK_SESSION_HANDLE,
     data: CK_BYTE_PTR,
@@ -202,12 +213,7 @@ unsafe extern "C" fn sign(
     if let Some(milliseconds) = word("delay_ms") {
         sleep(Duration::from_millis(milliseconds));
     }
-    if word("hang").is_some() {
-        let text = control_text();
-        while control_text() == text {
-            sleep(Duration::from_millis(10));
-        }
-    }
+    hang_while("hang");
     // the real call comes first also when it is to fail: a failed C_Sign ends the operation
     let value = forward();
     let call = SIGNS.fetch_add(1, Ordering::SeqCst) + 1;
@@ -270,6 +276,7 @@ unsafe extern "C" fn open_session(
     if let Some(value) = word("open_rv") {
         return value as CK_RV;
     }
+    hang_while("open_hang");
     let most = word("sessions").unwrap_or(u64::MAX);
     let taken = SESSIONS.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |open| {
         (open < most).then_some(open + 1)
